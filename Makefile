@@ -1,0 +1,36 @@
+# Everything a fresh machine needs; `make help` lists it. Paths are relative because the folder's name may hold spaces.
+.DEFAULT_GOAL := help
+.PHONY: help run test test-full lint bench chaos clean
+PY := .venv/bin/python
+PAYLOADS := .cache/octokit/package/package.json
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+
+run: ## install what is missing, then start everything; Ctrl-C stops it (ORQO_PORT=8000, PYTHON=python3.12, … choose)
+	@sh setup.sh requirements.txt && exec $(PY) -m orqo serve
+
+test: $(PAYLOADS) ## the test set, in less than 4 minutes (ARGS="tests/test_web.py -k drain" chooses)
+	@sh setup.sh requirements-dev.txt && exec $(PY) -m pytest -m "not full" $(ARGS)
+
+test-full: $(PAYLOADS) ## the long versions of the property, chaos and set-up tests too
+	@sh setup.sh requirements-dev.txt && exec env ORQO_TEST_FULL=1 $(PY) -m pytest $(ARGS)
+
+lint: ## ruff and mypy
+	@sh setup.sh requirements-dev.txt && $(PY) -m ruff check . && exec $(PY) -m mypy
+
+bench: ## what the README's figures are measured with
+	@sh setup.sh requirements-dev.txt && exec $(PY) -m bench $(ARGS)
+
+chaos: ## kill processes and empty Redis under load
+	@sh setup.sh requirements-dev.txt && exec env ORQO_TEST_FULL=1 $(PY) -m pytest tests/chaos $(ARGS)
+
+clean: ## remove what was built; var, the data folder, stays
+	@rm -rf .venv .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# GitHub's published payloads, for one test; without npm or a network that test is skipped and says so.
+$(PAYLOADS):
+	@mkdir -p .cache/octokit && cd .cache/octokit && \
+	npm pack --silent @octokit/webhooks-examples@7.6.1 >/dev/null 2>&1 && \
+	tar -xzf octokit-webhooks-examples-7.6.1.tgz || echo "orqo: no example payloads from npm: their test is skipped"

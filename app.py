@@ -1,0 +1,26 @@
+"""The WSGI entry: any WSGI server takes `app:app`; run as a program it serves with waitress."""
+
+from __future__ import annotations
+
+import sys
+
+from orqo import create_app, logs
+from orqo.config import Config, ConfigError
+from orqo.db import SchemaMismatch
+
+
+def _create() -> tuple[object, Config]:
+    config = Config.from_environ()
+    logs.install(config.log_level)
+    return create_app(config), config
+
+
+try:
+    app, _config = _create()
+except (ConfigError, SchemaMismatch) as fault:
+    sys.exit(f"orqo: {fault}")
+
+if __name__ == "__main__":
+    from orqo import web
+
+    sys.exit(web.serve(app, _config))

@@ -1,0 +1,37 @@
+"""Health, for supervisors and load balancers: /healthz and /readyz. Public, and silent about anything else."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, jsonify
+
+from orqo import clock
+from orqo.api.site import check_room, site
+from orqo.errors import Unavailable
+
+blueprint = Blueprint("health", __name__)
+
+
+@blueprint.get("/healthz")
+def healthz() -> Response:
+    """Say that this process answers."""
+    return jsonify({"status": "ok"})
+
+
+@blueprint.get("/readyz")
+def readyz() -> Response:
+    """Say that runs are accepted and executed: database writable, Redis there, a worker heard of. Else 503 with reasons."""
+    here = site()
+    reasons = []
+    try:
+        check_room(here.config)
+        with here.database.transaction():
+            pass
+    except Unavailable as fault:
+        reasons.append(fault.detail)
+    if not here.bell.is_reachable():
+        reasons.append("Redis does not answer: runs are accepted and begin when it is back.")
+    elif not here.bell.workers(now=clock.now()):
+        reasons.append("No worker was heard of in the last 60 s: start worker.py.")
+    if reasons:
+        raise Unavailable(" ".join(reasons))
+    return jsonify({"status": "ready"})

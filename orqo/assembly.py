@@ -1,0 +1,52 @@
+"""The web application's parts put together; create_app() calls it."""
+
+from __future__ import annotations
+
+from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
+
+from orqo import clock, db, instance, problems, runs
+from orqo.api import endpoints, health, resources
+from orqo.api.site import Site
+from orqo.api.validation import Validators, load_openapi
+from orqo.config import Config
+from orqo.models import Base
+from orqo.queue import Bell
+from orqo.workflows import Definitions
+
+BLUEPRINTS = (endpoints.blueprint, resources.blueprint, health.blueprint)
+
+
+def assemble(config: Config) -> Flask:
+    """Give the application; the database must exist and be of this release's version."""
+    app = Flask("orqo", static_folder=None, template_folder=None)
+    app.config["SQLALCHEMY_DATABASE_URI"] = config.database_url
+    app.config["SQLALCHEMY_ENGINE_OPTIONS"] = db.engine_options(config.database_url)
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    # A redirect from // to / would tell which paths exist, and a POST would lose its body.
+    app.url_map.merge_slashes = False
+    app.url_map.strict_slashes = True
+    sessions = SQLAlchemy(app, metadata=Base.metadata)
+    with app.app_context():
+        database = db.Database(sessions.engine, busy_timeout_ms=db.WEB_BUSY_TIMEOUT_MS)
+    app.extensions["orqo"] = _site(config, database)
+    for blueprint in BLUEPRINTS:
+        app.register_blueprint(blueprint)
+    for rule in app.url_map.iter_rules():
+        rule.provide_automatic_options = False
+    problems.install(app)
+    return app
+
+
+def _site(config: Config, database: db.Database) -> Site:
+    db.check_version(database)
+    key = instance.establish(database, config, now=clock.now())
+    return Site(
+        config=config,
+        database=database,
+        box=runs.Box(database, Definitions(), config.base_url),
+        bell=Bell.of(config, key),
+        key=key,
+        validators=Validators(load_openapi()),
+    )
+

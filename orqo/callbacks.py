@@ -1,0 +1,308 @@
+"""Configured callbacks, and the recording of events for them in the outbox.
+
+Owns the table callbacks and the bytes of an event. Never imports runs: a run comes in as data, within the transaction
+that changed it. Sending is deliveries.py's.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets as random_tokens
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from sqlalchemy import Connection, Row, exists, func, insert, or_, select, update
+
+from orqo import clock, jsontext, lookup
+from orqo.definition import CallbackDefinition
+from orqo.errors import NotFound
+from orqo.models import Attempt, Callback, Delivery, DeliveryStatus
+
+OUTPUT_MAX_BYTES = 65536
+EVENTS = ("completed", "failed", "stopped", "output")
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a run. `run` is the run as GET shows it, plus `url`; `roots` are for templates."""
+
+    name: str
+    run: Mapping[str, Any]
+    roots: Callable[[], Mapping[str, Any]]
+    output: bytes | None
+    output_kind: str | None
+    stage: str | None = None
+    requested: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass(frozen=True)
+class _Target:
+    """A callback that wants an event: its channel within the run and what to render."""
+
+    channel: str
+    callback_id: int | None
+    url: str
+    headers: Mapping[str, str]
+    body: str | None
+    secret: str | None
+    guarded: bool
+    paused: bool
+
+
+def configure(
+    connection: Connection, *, workflow_id: int, trigger_id: int | None, wanted: Sequence[CallbackDefinition], origin: str, now: datetime
+) -> None:
+    """Make the callbacks of one workflow or trigger that come from `origin` exactly the wanted ones.
+
+    A callback whose URL stays keeps its row, and with it a pause and its deliveries.
+    """
+    owned = (Callback.workflow_id == workflow_id, Callback.trigger_id.is_(trigger_id) if trigger_id is None else Callback.trigger_id == trigger_id)
+    rows = connection.execute(select(Callback.__table__).where(*owned, Callback.origin == origin, Callback.removed_at.is_(None))).all()
+    kept: set[int] = set()
+    for callback in wanted:
+        same = next((row for row in rows if row.url == callback.url and row.id not in kept), None)
+        if same:
+            kept.add(same.id)
+            connection.execute(update(Callback).where(Callback.id == same.id).values(_columns(callback)))
+        else:
+            add(connection, workflow_id=workflow_id, trigger_id=trigger_id, callback=callback, origin=origin, now=now)
+    gone = [row.id for row in rows if row.id not in kept]
+    if gone:
+        connection.execute(update(Callback).where(Callback.id.in_(gone)).values(removed_at=clock.to_text(now)))
+
+
+def add(
+    connection: Connection, *, workflow_id: int, trigger_id: int | None, callback: CallbackDefinition, origin: str, now: datetime
+) -> int:
+    """Configure one more callback and give its id."""
+    values = _columns(callback) | {
+        "workflow_id": workflow_id,
+        "trigger_id": trigger_id,
+        "url": callback.url,
+        "origin": origin,
+        "created_at": clock.to_text(now),
+    }
+    return int(connection.execute(insert(Callback).values(values).returning(Callback.id)).scalar_one())
+
+
+def _columns(callback: CallbackDefinition) -> dict[str, Any]:
+    return {
+        "events": " ".join(callback.events),
+        "body": jsontext.dump(callback.json) if callback.has_json else None,
+        "headers": jsontext.dump(dict(callback.headers)),
+        "secret": callback.secret,
+        "guarded": int(callback.guarded),
+    }
+
+
+def record(connection: Connection, event: Event, *, now: datetime) -> int:
+    """Write one delivery for each callback that wants this event; gives how many can be sent now.
+
+    Part of the caller's transaction: the event is recorded if and only if the change that it tells is.
+    """
+    targets = list(_targets(connection, event))
+    if not targets:
+        return 0
+    sequence = _next_sequence(connection, event.run["id"])
+    written = [_write(connection, event, target, sequence=sequence, now=now) for target in targets]
+    return sum(written)
+
+
+def wanted(connection: Connection, event: Event) -> bool:
+    """Tell whether any callback wants this event."""
+    return next(_targets(connection, event), None) is not None
+
+
+def _targets(connection: Connection, event: Event) -> Iterator[_Target]:
+    """Give the callbacks of the workflow, of the trigger and of the request that name this event."""
+    of_trigger = or_(Callback.trigger_id.is_(None), Callback.trigger_id == event.run["trigger_id"])
+    mine = select(Callback.__table__).where(Callback.workflow_id == event.run["workflow_id"], of_trigger, Callback.removed_at.is_(None))
+    for row in connection.execute(mine.order_by(Callback.id)):
+        if event.name in row.events.split():
+            yield _configured(row)
+    for number, callback in enumerate(event.requested):
+        if event.name in callback["events"]:
+            yield _Target(f"request:{number}", None, _literal(callback["url"]), {}, None, None, guarded=True, paused=False)
+
+
+def _literal(text: str) -> str:
+    """Keep a text of a request's from being read as a template."""
+    return text.replace("${", "$${")
+
+
+def _configured(row: Row[Any]) -> _Target:
+    return _Target(
+        channel=f"callback:{row.id}",
+        callback_id=row.id,
+        url=row.url,
+        headers=json.loads(row.headers),
+        body=row.body,
+        secret=row.secret,
+        guarded=bool(row.guarded),
+        paused=row.paused_at is not None,
+    )
+
+
+def _next_sequence(connection: Connection, run_id: int) -> int:
+    newest = select(func.max(Delivery.sequence)).where(Delivery.run_id == run_id)
+    return (connection.execute(newest).scalar() or 0) + 1
+
+
+def _write(connection: Connection, event: Event, target: _Target, *, sequence: int, now: datetime) -> bool:
+    """Write one delivery; tells whether it can be sent now, not after an earlier one or a pause."""
+    moment = clock.to_text(now)
+    earlier = exists().where(
+        Delivery.run_id == event.run["id"], Delivery.channel == target.channel, Delivery.status == DeliveryStatus.PENDING
+    )
+    sendable = not target.paused and not connection.execute(select(earlier)).scalar()
+    values = {
+        "webhook_id": f"msg_{random_tokens.token_urlsafe(18)}",
+        "run_id": event.run["id"],
+        "callback_id": target.callback_id,
+        "channel": target.channel,
+        "sequence": sequence,
+        "event": f"run.{event.name}",
+        "secret": target.secret,
+        "guarded": int(target.guarded),
+        "status": DeliveryStatus.PENDING,
+        "next_attempt_at": moment if sendable else None,
+        "created_at": moment,
+    }
+    try:
+        rendered = _rendered(event, target, sequence=sequence, now=now)
+    except (lookup.LookupFailed, ValueError) as fault:
+        _write_dead(connection, values, target, fault, moment)
+        return False
+    connection.execute(insert(Delivery).values(values | rendered))
+    return sendable
+
+
+def _write_dead(connection: Connection, values: dict[str, Any], target: _Target, fault: Exception, moment: str) -> None:
+    """Keep an event whose callback cannot be rendered, so that it is seen; the run itself is not to suffer from it."""
+    dead = {"url": jsontext.dump([target.url]), "host": "", "body": b"", "status": DeliveryStatus.DEAD, "attempts": 1}
+    done = {"next_attempt_at": None, "finished_at": moment}
+    delivery_id = connection.execute(insert(Delivery).values(values | dead | done).returning(Delivery.id)).scalar_one()
+    attempt = {"delivery_id": delivery_id, "number": 1, "started_at": moment, "duration_ms": 0}
+    connection.execute(insert(Attempt).values(attempt | {"reason": "lookup_failed", "detail": str(fault)}))
+
+
+def _rendered(event: Event, target: _Target, *, sequence: int, now: datetime) -> dict[str, Any]:
+    """Render what is frozen: body wholly; URL and headers but for secrets, which are filled in when sent."""
+    mark = random_tokens.token_hex(16)
+    roots = {**event.roots(), "secrets": _Marks(mark)}
+    url = _segments(lookup.render_url(target.url, roots), mark)
+    headers = {name: _segments(lookup.render_text(text, roots), mark) for name, text in target.headers.items()}
+    if target.body is None:
+        body = event_body(event, sequence=sequence, now=now)
+    else:
+        body = jsontext.dump(lookup.render(json.loads(target.body), {**roots, "secrets": {}})).encode()
+    return {"url": jsontext.dump(url), "headers": jsontext.dump(headers), "host": _host(url), "body": body}
+
+
+class _Marks(dict[str, str]):
+    """Stands for the secrets while a template is rendered: each look-up gives a mark that payload cannot contain."""
+
+    def __init__(self, mark: str) -> None:
+        super().__init__()
+        self._mark = mark
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str)
+
+    def __getitem__(self, name: str) -> str:
+        return f"{self._mark}{name}{self._mark}"
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self[name]
+
+
+def _segments(text: str, mark: str) -> list[Any]:
+    """Split a rendered text at its marks: texts and `{"secret": NAME}` in turn."""
+    parts: list[Any] = text.split(mark)
+    return [{"secret": part} if index % 2 else part for index, part in enumerate(parts)]
+
+
+def _host(segments: list[Any]) -> str:
+    """Give what bounds the concurrency: host and port, or the secret's name where that is what holds them."""
+    start = segments[0]
+    if "/" in start.partition("://")[2] or len(segments) == 1:
+        parts = urlsplit(start)
+        return f"{parts.hostname or ''}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+    return f"secrets.{segments[1]['secret']}"
+
+
+def event_body(event: Event, *, sequence: int, now: datetime) -> bytes:
+    """Give the bytes of an event as DESIGN §1 describes it, in the form of Standard Webhooks."""
+    run = event.run
+    told = ("workflow_id", "workflow", "error", "metadata", "trigger_id", "created_at", "started_at", "finished_at", "url")
+    data = {key: run[key] for key in told} | {"stage": event.stage, "sequence": sequence}
+    if event.output is not None and len(event.output) > OUTPUT_MAX_BYTES:
+        data |= {"output": None, "output_truncated": True}
+    else:
+        data["output"] = jsontext.value_of(event.output, event.output_kind)
+    body = {
+        "type": f"run.{event.name}",
+        "timestamp": clock.to_text(now),
+        "workflow_run_id": run["id"],
+        "status": run["status"],
+        "data": data,
+    }
+    return jsontext.dump(body).encode()
+
+
+def list_all(connection: Connection, *, limit: int = 1000) -> list[dict[str, Any]]:
+    """Give the configured callbacks, newest last; secrets by name only."""
+    rows = connection.execute(select(Callback.__table__).where(Callback.removed_at.is_(None)).order_by(Callback.id).limit(limit))
+    return [
+        {
+            "id": row.id,
+            "workflow_id": row.workflow_id,
+            "trigger_id": row.trigger_id,
+            "url": row.url,
+            "events": row.events.split(),
+            "secret": row.secret,
+            "paused_at": row.paused_at,
+            "pause_reason": row.pause_reason,
+        }
+        for row in rows
+    ]
+
+
+def get(connection: Connection, callback_id: int) -> Row[Any]:
+    """Give a configured callback's row; NotFound where there is none."""
+    row = connection.execute(select(Callback.__table__).where(Callback.id == callback_id, Callback.removed_at.is_(None))).one_or_none()
+    if row is None:
+        raise NotFound(f"There is no callback {callback_id}. List them with: callback list")
+    return row
+
+
+def pause(connection: Connection, callback_id: int, *, reason: str, now: datetime) -> None:
+    """Hold all deliveries of a callback until it is resumed."""
+    connection.execute(
+        update(Callback).where(Callback.id == callback_id, Callback.paused_at.is_(None)).values(paused_at=clock.to_text(now), pause_reason=reason)
+    )
+    held = (Delivery.callback_id == callback_id, Delivery.status == DeliveryStatus.PENDING)
+    connection.execute(update(Delivery).where(*held).values(next_attempt_at=None))
+
+
+def resume(connection: Connection, callback_id: int, *, now: datetime) -> None:
+    """Let the deliveries of a paused callback go on: the earliest of each run at once. NotFound where there is none."""
+    get(connection, callback_id)
+    connection.execute(update(Callback).where(Callback.id == callback_id).values(paused_at=None, pause_reason=None))
+    pending = (Delivery.callback_id == callback_id, Delivery.status == DeliveryStatus.PENDING)
+    heads = select(func.min(Delivery.id)).where(*pending).group_by(Delivery.run_id, Delivery.channel)
+    connection.execute(update(Delivery).where(Delivery.id.in_(heads)).values(next_attempt_at=clock.to_text(now)))
+
+
+def requested(url: str, events: Sequence[str] = ("completed", "failed", "stopped")) -> dict[str, Any]:
+    """Give the entry of `runs.callbacks` for a `callback_url` of a request."""
+    return {"url": url, "events": list(events)}
+
+
+def definition(url: str, events: Sequence[str]) -> CallbackDefinition:
+    """Give a callback as an operator writes it on a command line: our own event, derived secret."""
+    return CallbackDefinition(url=url, events=tuple(events), guarded=lookup.influences_host(url))
+

@@ -1,0 +1,224 @@
+"""Every setting: its name, type, default and meaning, read once into one frozen Config.
+
+Owns the reading of environment variables. All faults are reported at once. Never knows what a setting is used for.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+PROJECT_DIR = Path(__file__).resolve().parent.parent
+DEFAULT_CALLBACK_RETRIES = "5s,5m,30m,2h,5h,10h,14h,20h,24h"
+DURATION = re.compile(r"(\d+)(ms|s|m|h|d)")
+DURATION_S = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+SECRET_PREFIX = "ORQO_SECRET_"
+
+
+class ConfigError(Exception):
+    """The settings cannot be used; `faults` holds one sentence for each fault."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("; ".join(faults))
+        self.faults = faults
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One environment variable: how its text is read, what it is when absent, and what it means."""
+
+    name: str
+    read: Callable[[str], Any]
+    default: str
+    meaning: str
+    secret: bool = False
+
+
+def duration_s(text: str) -> float:
+    """Give the seconds of `250ms`, `10s`, `15m`, `2h`, `1d`; ValueError on anything else."""
+    found = DURATION.fullmatch(text.strip())
+    if not found:
+        raise ValueError("write a number and a unit, such as 500ms, 10s, 15m, 2h or 1d")
+    return int(found[1]) * DURATION_S[found[2]]
+
+
+def size_bytes(text: str) -> int:
+    """Give the bytes of `65536`, `256KiB`, `1MiB` or `1GiB`; ValueError on anything else."""
+    found = re.fullmatch(r"(\d+)(B|KiB|MiB|GiB)?", text.strip())
+    if not found:
+        raise ValueError("write a number of bytes, or a number with KiB, MiB or GiB")
+    return int(found[1]) * {None: 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}[found[2]]
+
+
+def _integer(low: int, high: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not re.fullmatch(r"\d{1,12}", text) or not low <= int(text) <= high:
+            raise ValueError(f"write a whole number from {low} to {high}")
+        return int(text)
+
+    return read
+
+
+def _flag(text: str) -> bool:
+    if text not in ("0", "1"):
+        raise ValueError("write 0 or 1")
+    return text == "1"
+
+
+def _text(text: str) -> str:
+    return text
+
+
+def _choice(*allowed: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text not in allowed:
+            raise ValueError(f"write one of {', '.join(allowed)}")
+        return text
+
+    return read
+
+
+def _url(*schemes: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text and urlsplit(text).scheme not in schemes:
+            raise ValueError(f"write a URL that starts with {' or '.join(s + '://' for s in schemes)}")
+        return text
+
+    return read
+
+
+def _networks(text: str) -> tuple[Network, ...]:
+    return tuple(ipaddress.ip_network(part.strip()) for part in text.split(",") if part.strip())
+
+
+def _durations_s(text: str) -> tuple[float, ...]:
+    return tuple(duration_s(part) for part in text.split(",") if part.strip())
+
+
+def _database_url(text: str) -> str:
+    return _url("sqlite", "postgresql", "postgresql+psycopg")(text)
+
+
+SETTINGS: dict[str, Setting] = {
+    "host": Setting("ORQO_HOST", _text, "127.0.0.1", "address to listen on"),
+    "port": Setting("ORQO_PORT", _integer(1, 65535), "8000", "port to listen on"),
+    "data": Setting("ORQO_DATA", _text, "", "folder of the database, Valkey, keys and run folders; default: var beside app.py"),
+    "base_url": Setting("ORQO_BASE_URL", _url("http", "https"), "", "how others reach this box; default: http://ORQO_HOST:ORQO_PORT"),
+    "workers": Setting("ORQO_WORKERS", _integer(1, 256), "4", "worker processes: how many stages run at once"),
+    "threads": Setting("ORQO_THREADS", _integer(1, 256), "8", "threads of the web server"),
+    "body_max_bytes": Setting("ORQO_BODY_MAX_BYTES", size_bytes, "1048576", "largest request body; larger is answered 413"),
+    "database_url": Setting("DATABASE_URL", _database_url, "", "the database; default: a SQLite file in ORQO_DATA", secret=True),
+    "redis_url": Setting("REDIS_URL", _url("redis", "rediss", "unix"), "", "a Redis or Valkey server; default: one of our own", secret=True),
+    "key": Setting("ORQO_KEY", _text, "", "the instance key, base64 of 32 bytes; default: made in ORQO_DATA at the first start", secret=True),
+    "api_token": Setting("ORQO_API_TOKEN", _text, "", "an API token that shall exist with scope admin (CI, stand-in)", secret=True),
+    "callback_retries_s": Setting("ORQO_CALLBACK_RETRIES", _durations_s, DEFAULT_CALLBACK_RETRIES, "pauses between the attempts of a delivery"),
+    "allowed_networks": Setting("ORQO_ALLOWED_NETWORKS", _networks, "", "networks that a URL given by a request may reach besides public ones"),
+    "ca_bundle": Setting("ORQO_CA_BUNDLE", _text, "", "a file of CA certificates for outgoing TLS; default: certifi's"),
+    "stop_timeout_s": Setting("ORQO_STOP_TIMEOUT", duration_s, "10s", "how long a running command may go on after SIGTERM"),
+    "stage_user": Setting("ORQO_STAGE_USER", _text, "nobody", "the user that commands run as when the service runs as root"),
+    "disk_free_min_bytes": Setting("ORQO_DISK_FREE_MIN", size_bytes, "64MiB", "below this much free disk new runs are refused with 503"),
+    "secrets_file": Setting("ORQO_SECRETS_FILE", _text, "", "a file of NAME=value lines, mode 0600, for ${secrets.NAME}"),
+    "example": Setting("ORQO_EXAMPLE", _flag, "1", "make the workflow hello and its trigger at the first start on loopback"),
+    "strict": Setting("ORQO_STRICT", _flag, "0", "serve ORQO's documented and inferred API alone"),
+    "log_level": Setting("ORQO_LOG_LEVEL", _choice("debug", "info", "warning", "error"), "info", "least severe log line that is written"),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """The settings of one process; durations in seconds, sizes in bytes. `secrets` are those of `ORQO_SECRET_<NAME>`."""
+
+    host: str
+    port: int
+    data: Path
+    base_url: str
+    workers: int
+    threads: int
+    body_max_bytes: int
+    database_url: str = field(repr=False)
+    redis_url: str = field(repr=False)
+    key: str = field(repr=False)
+    api_token: str = field(repr=False)
+    callback_retries_s: tuple[float, ...]
+    allowed_networks: tuple[Network, ...]
+    ca_bundle: str
+    stop_timeout_s: float
+    stage_user: str
+    disk_free_min_bytes: int
+    secrets_file: str
+    example: bool
+    strict: bool
+    log_level: str
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str] | None = None) -> Config:
+        """Read the environment; ConfigError lists every setting that cannot be read and how to write it."""
+        source = os.environ if environ is None else environ
+        faults: list[str] = []
+        values = {key: _read(setting, source, faults) for key, setting in SETTINGS.items()}
+        secrets = _secrets(source, faults)
+        if faults:
+            raise ConfigError(faults)
+        return cls(**_filled(values), secrets=secrets)
+
+    @property
+    def socket_note(self) -> Path:
+        """The file in which the embedded Valkey's supervisor writes the URL of its socket."""
+        return self.data / "redis.url"
+
+    @property
+    def database_path(self) -> Path | None:
+        """The SQLite file, or None on PostgreSQL."""
+        return Path(self.database_url.removeprefix("sqlite:///")) if self.database_url.startswith("sqlite") else None
+
+
+def _read(setting: Setting, source: Mapping[str, str], faults: list[str]) -> Any:
+    try:
+        text = _from_file_or_variable(setting.name, source)
+        return setting.read(setting.default if text in (None, "") else text)
+    except (ValueError, OSError) as fault:
+        reason = fault.strerror if isinstance(fault, OSError) else fault
+        faults.append(f"{setting.name}: {reason}")
+        return None
+
+
+def _from_file_or_variable(name: str, source: Mapping[str, str]) -> str | None:
+    """Give the variable's text, or the first line of the file that `NAME_FILE` names."""
+    path = source.get(f"{name}_FILE")
+    if path and source.get(name):
+        raise ValueError(f"set {name} or {name}_FILE, not both")
+    return Path(path).read_text(encoding="utf-8").strip("\r\n") if path else source.get(name)
+
+
+def _secrets(source: Mapping[str, str], faults: list[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for variable in source:
+        name = variable.removeprefix(SECRET_PREFIX).removesuffix("_FILE")
+        if not variable.startswith(SECRET_PREFIX) or not name:
+            continue
+        try:
+            found[name] = _from_file_or_variable(SECRET_PREFIX + name, source) or ""
+        except (ValueError, OSError) as fault:
+            faults.append(f"{variable}: {fault.strerror if isinstance(fault, OSError) else fault}")
+    return found
+
+
+def _filled(values: dict[str, Any]) -> dict[str, Any]:
+    """Complete the defaults that depend on other settings."""
+    data = Path(values["data"]).absolute() if values["data"] else PROJECT_DIR / "var"
+    shown_host = f"[{values['host']}]" if ":" in values["host"] else values["host"]
+    shown_host = "127.0.0.1" if shown_host in ("0.0.0.0", "[::]") else shown_host
+    return values | {
+        "data": data,
+        "base_url": (values["base_url"] or f"http://{shown_host}:{values['port']}").rstrip("/"),
+        "database_url": values["database_url"].replace("postgresql://", "postgresql+psycopg://") or f"sqlite:///{data}/orqo.db",
+    }

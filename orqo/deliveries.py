@@ -1,0 +1,338 @@
+"""Deliveries: claimed when due, sent, and what came of each attempt recorded.
+
+Owns the tables deliveries and attempts once callbacks.py has written the event. Never imports runs; never decides which
+thread sends.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy import Connection, Row, and_, func, insert, not_, or_, select, update
+from sqlalchemy.orm import aliased
+
+from orqo import callbacks, clock, leases, outbound, signing
+from orqo.db import Database
+from orqo.errors import Conflict, NotFound
+from orqo.models import Attempt, Callback, Delivery, DeliveryStatus
+from orqo.secretstore import SecretStore
+
+ANSWER_MAX_BYTES = 16384
+EXCERPT_BYTES = 4096
+TIMEOUT_S = 15.0
+LEASE_S = 45.0
+JITTER = 0.1
+RETRY_AFTER_MAX_S = 86400.0
+GONE = 410
+COLUMNS = Delivery.__table__
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one attempt came to. `status_code` None: no answer. `retry_after_s`: what the receiver asked for."""
+
+    started_at: datetime
+    duration_ms: int
+    status_code: int | None
+    reason: str
+    detail: str
+    excerpt: str | None = None
+    retry_after_s: float | None = None
+
+    @property
+    def delivered(self) -> bool:
+        """Tell whether the receiver took it: 2xx and nothing else."""
+        return self.status_code is not None and 200 <= self.status_code < 300
+
+
+@dataclass(frozen=True)
+class Sender:
+    """What sending needs: the client, the secrets, and the instance key that default signing secrets derive from."""
+
+    client: outbound.Client
+    secrets: SecretStore
+    key: bytes
+
+
+def claim_due(
+    database: Database, *, owner: str, limit: int, per_host: int, in_flight: Mapping[str, int], now: datetime
+) -> list[Row[Any]]:
+    """Lease deliveries that are due and free, the longest due first; one commit, none where nothing is due.
+
+    At most `limit`, and at most `per_host` to one host with those `in_flight` already: a receiver that hangs holds no
+    others up.
+    """
+    full = [host for host, count in in_flight.items() if count >= per_host]
+    with database.read() as connection:
+        if not connection.execute(_due(database, connection, full, now).limit(1)).first():
+            return []
+    with database.transaction() as connection:
+        reading = database.lease_clock(connection)
+        rows = connection.execute(_due(database, connection, full, now).limit(limit * 4)).all()
+        chosen = _chosen(rows, limit, per_host, in_flight)
+        if chosen:
+            lease = {"lease_owner": owner, "lease_boot": reading.boot, "lease_until": reading.seconds + LEASE_S}
+            connection.execute(update(Delivery).where(Delivery.id.in_([row.id for row in chosen])).values(lease))
+        return chosen
+
+
+def _chosen(rows: Sequence[Row[Any]], limit: int, per_host: int, in_flight: Mapping[str, int]) -> list[Row[Any]]:
+    counts = dict(in_flight)
+    chosen = []
+    for row in rows:
+        if len(chosen) < limit and counts.get(row.host, 0) < per_host:
+            counts[row.host] = counts.get(row.host, 0) + 1
+            chosen.append(row)
+    return chosen
+
+
+def _due(database: Database, connection: Connection, full: Collection[str], now: datetime) -> Any:
+    reading = database.lease_clock(connection)
+    free = or_(Delivery.lease_owner.is_(None), Delivery.lease_boot != reading.boot, Delivery.lease_until <= reading.seconds)
+    due = and_(Delivery.status == DeliveryStatus.PENDING, Delivery.next_attempt_at <= clock.to_text(now))
+    query = select(COLUMNS).where(due, free).order_by(Delivery.next_attempt_at, Delivery.id).with_for_update(skip_locked=True)
+    return query.where(not_(Delivery.host.in_(sorted(full)))) if full else query
+
+
+def next_due_at(connection: Connection) -> str | None:
+    """Give the earliest time at which a delivery is due, None where none waits."""
+    return connection.execute(select(func.min(Delivery.next_attempt_at)).where(Delivery.status == DeliveryStatus.PENDING)).scalar()
+
+
+def release(connection: Connection, delivery_ids: Sequence[int], *, owner: str) -> None:
+    """Give leased deliveries back unsent."""
+    mine = (Delivery.id.in_(delivery_ids), Delivery.lease_owner == owner)
+    connection.execute(update(Delivery).where(*mine).values(lease_owner=None, lease_boot=None, lease_until=None))
+
+
+def sweep(database: Database) -> int:
+    """Free the deliveries whose dispatcher is gone, without waiting for their lease; gives how many."""
+    leased = select(Delivery.lease_owner).where(Delivery.status == DeliveryStatus.PENDING, Delivery.lease_owner.is_not(None)).distinct()
+    with database.read() as connection:
+        gone = [owner for owner in connection.execute(leased).scalars() if leases.is_gone(owner)]
+    if not gone:
+        return 0
+    with database.transaction() as connection:
+        freed = update(Delivery).where(Delivery.status == DeliveryStatus.PENDING, Delivery.lease_owner.in_(gone))
+        return connection.execute(freed.values(lease_owner=None, lease_boot=None, lease_until=None)).rowcount
+
+
+def send(delivery: Row[Any], sender: Sender, *, now: datetime) -> Outcome:
+    """POST a delivery once, signed for this attempt's time, and give what came of it. Touches no database.
+
+    Source: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+    """
+    try:
+        url = _filled(json.loads(delivery.url), sender.secrets, quoted=True)
+        headers = {name: _filled(value, sender.secrets, quoted=False) for name, value in json.loads(delivery.headers).items()}
+        secret = sender.secrets[delivery.secret] if delivery.secret else signing.derived_secret(sender.key, url)
+    except KeyError as fault:
+        name = fault.args[0]
+        return Outcome(now, 0, None, "secret_missing", f"There is no secret {name}; set ORQO_SECRET_{name} and redeliver.")
+    signed = signing.callback_headers(
+        [signing.secret_bytes(secret)], message_id=delivery.webhook_id, timestamp=int(now.timestamp()), body=delivery.body
+    )
+    headers = {"Content-Type": "application/json", **headers, **signed}
+    answer = sender.client.send(
+        method="POST",
+        url=url,
+        headers=headers,
+        body=delivery.body,
+        guarded=bool(delivery.guarded),
+        timeout_s=TIMEOUT_S,
+        max_bytes=ANSWER_MAX_BYTES,
+    )
+    return _outcome(answer, sender.secrets, now)
+
+
+def _filled(segments: Sequence[Any], secrets: Mapping[str, str], *, quoted: bool) -> str:
+    """Put the secrets into a frozen text; in a URL's path or query each as one percent-encoded segment."""
+    text = ""
+    for segment in segments:
+        if isinstance(segment, str):
+            text += segment
+        else:
+            value = secrets[segment["secret"]]
+            in_path = "/" in text.partition("://")[2]
+            text += quote(value, safe="") if quoted and in_path else value
+    return text
+
+
+def _outcome(answer: outbound.Answer | outbound.Failure, secrets: SecretStore, now: datetime) -> Outcome:
+    if isinstance(answer, outbound.Failure):
+        return Outcome(now, answer.duration_ms, None, answer.reason, secrets.mask(answer.detail))
+    excerpt = secrets.mask(answer.body[:EXCERPT_BYTES].decode("utf-8", errors="replace")).replace("\0", "\ufffd")
+    taken = 200 <= answer.status < 300
+    reason, detail = ("delivered", "") if taken else ("status", _why_not(answer.status))
+    return Outcome(now, answer.duration_ms, answer.status, reason, detail, excerpt, _retry_after_s(answer.headers, now))
+
+
+def _why_not(status: int) -> str:
+    if 300 <= status < 400:
+        return f"The receiver answered {status}. Redirects are not followed: configure the address it points to."
+    if status == GONE:
+        return "The receiver answered 410: it wants no more. The callback is paused until it is resumed."
+    return f"The receiver answered {status}; only 2xx counts as delivered."
+
+
+def _retry_after_s(headers: Mapping[str, str], now: datetime) -> float | None:
+    """Read Retry-After, seconds or a date (RFC 9110 §10.2.3), at most a day; None where it is absent or unreadable."""
+    text = headers.get("retry-after", "").strip()
+    if text.isascii() and text.isdigit():
+        return min(float(text[:9]), RETRY_AFTER_MAX_S)
+    try:
+        wait_s = (parsedate_to_datetime(text) - now).total_seconds()
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return None
+    return min(max(wait_s, 0.0), RETRY_AFTER_MAX_S)
+
+
+def retry_delay(number: int, schedule_s: Sequence[float]) -> float | None:
+    """Give the pause after the `number`-th counted attempt, None after the last: then the delivery is dead."""
+    return schedule_s[number - 1] if number <= len(schedule_s) else None
+
+
+def record_attempt(
+    database: Database, delivery: Row[Any], outcome: Outcome, *, owner: str, schedule_s: Sequence[float], now: datetime
+) -> DeliveryStatus | None:
+    """Record one attempt and what follows from it: delivered, pending again or dead; one commit.
+
+    Gives the delivery's new status, None where its lease was lost meanwhile: then another attempt is under way and
+    this one is recorded as a duplicate without changing the delivery.
+    """
+    with database.transaction() as connection:
+        mine = (Delivery.id == delivery.id, Delivery.lease_owner == owner, Delivery.status == DeliveryStatus.PENDING)
+        counted = update(Delivery).where(*mine).values(
+            attempts=Delivery.attempts + 1, retries=Delivery.retries + 1, lease_owner=None, lease_boot=None, lease_until=None
+        )
+        row = connection.execute(counted.returning(Delivery.attempts, Delivery.retries)).one_or_none()
+        _insert_attempt(connection, delivery.id, outcome, number=row.attempts if row else delivery.attempts + 1)
+        if row is None:
+            return None
+        status, next_s = _verdict(outcome, row.retries, schedule_s)
+        if outcome.status_code == GONE and delivery.callback_id:
+            callbacks.pause(connection, delivery.callback_id, reason="The receiver answered 410 Gone.", now=now)
+        _settle(connection, delivery, status, next_s, now)
+        return status
+
+
+def _verdict(outcome: Outcome, counted: int, schedule_s: Sequence[float]) -> tuple[DeliveryStatus, float | None]:
+    """Decide a delivery's status after an attempt and, while it stays pending, the seconds to the next."""
+    if outcome.delivered:
+        return DeliveryStatus.DELIVERED, None
+    delay_s = retry_delay(counted, schedule_s)
+    if outcome.status_code == GONE or delay_s is None:
+        return DeliveryStatus.DEAD, None
+    jittered_s = delay_s * random.uniform(1 - JITTER, 1 + JITTER)
+    return DeliveryStatus.PENDING, max(jittered_s, outcome.retry_after_s or 0.0)
+
+
+def _insert_attempt(connection: Connection, delivery_id: int, outcome: Outcome, *, number: int) -> None:
+    values = {
+        "delivery_id": delivery_id,
+        "number": number,
+        "started_at": clock.to_text(outcome.started_at),
+        "duration_ms": outcome.duration_ms,
+        "status_code": outcome.status_code,
+        "reason": outcome.reason,
+        "detail": outcome.detail,
+        "excerpt": outcome.excerpt,
+    }
+    connection.execute(insert(Attempt).values(values))
+
+
+def _settle(connection: Connection, delivery: Row[Any], status: DeliveryStatus, next_s: float | None, now: datetime) -> None:
+    moment = clock.to_text(now)
+    paused = _is_paused(connection, delivery.callback_id)
+    if status == DeliveryStatus.PENDING:
+        next_at = None if paused else clock.to_text(now + timedelta(seconds=next_s or 0.0))
+        connection.execute(update(Delivery).where(Delivery.id == delivery.id).values(next_attempt_at=next_at))
+        return
+    done = {"status": status, "next_attempt_at": None, "finished_at": moment}
+    connection.execute(update(Delivery).where(Delivery.id == delivery.id).values(done))
+    if not paused:
+        _release_next(connection, delivery.run_id, delivery.channel, moment)
+
+
+def _is_paused(connection: Connection, callback_id: int | None) -> bool:
+    if callback_id is None:
+        return False
+    return connection.execute(select(Callback.paused_at).where(Callback.id == callback_id)).scalar() is not None
+
+
+def _release_next(connection: Connection, run_id: int, channel: str, moment: str) -> None:
+    """Make the next delivery of the same run and callback due: this is what keeps them in order."""
+    later = aliased(Delivery)
+    head = select(func.min(later.id)).where(later.run_id == run_id, later.channel == channel, later.status == DeliveryStatus.PENDING)
+    connection.execute(
+        update(Delivery).where(Delivery.id == head.scalar_subquery(), Delivery.next_attempt_at.is_(None)).values(next_attempt_at=moment)
+    )
+
+
+def redeliver(connection: Connection, delivery_id: int, *, now: datetime) -> None:
+    """Send a delivery once more, with a fresh retry schedule, the same id and the same bytes.
+
+    NotFound where there is none; Conflict while it is pending, or where it could not be rendered.
+    """
+    row = get(connection, delivery_id)
+    if row.status == DeliveryStatus.PENDING:
+        raise Conflict(f"Delivery {delivery_id} is pending: it is being sent already.")
+    if not row.body:
+        raise Conflict(f"Delivery {delivery_id} could not be rendered: there is nothing to send. Mend the callback and run again.")
+    again = {"status": DeliveryStatus.PENDING, "retries": 0, "finished_at": None, "next_attempt_at": clock.to_text(now)}
+    connection.execute(update(Delivery).where(Delivery.id == delivery_id).values(again))
+
+
+def get(connection: Connection, delivery_id: int) -> Row[Any]:
+    """Give a delivery's row; NotFound where there is none."""
+    row = connection.execute(select(COLUMNS).where(Delivery.id == delivery_id)).one_or_none()
+    if row is None:
+        raise NotFound(f"There is no delivery {delivery_id}. List them with: delivery list")
+    return row
+
+
+def attempts_of(connection: Connection, delivery_id: int, *, limit: int = 200) -> list[dict[str, Any]]:
+    """Give the attempts of a delivery, oldest first."""
+    rows = connection.execute(select(Attempt.__table__).where(Attempt.delivery_id == delivery_id).order_by(Attempt.id).limit(limit))
+    told = ("number", "started_at", "duration_ms", "status_code", "reason", "detail", "excerpt")
+    return [{key: getattr(row, key) for key in told} for row in rows]
+
+
+def shown_url(stored: str) -> str:
+    """Give the stored URL for people: secrets by name, no user info, no query."""
+    segments = json.loads(stored)
+    text = "".join(part if isinstance(part, str) else f"${{secrets.{part['secret']}}}" for part in segments)
+    return text if len(segments) > 1 else outbound.shown_url(text)
+
+
+def list_all(connection: Connection, *, status: str | None = None, run_id: int | None = None, limit: int = 100) -> list[dict[str, Any]]:
+    """Give `{"id", "workflow_run_id", "event", "url", "status", "attempts"}` for each delivery, newest first."""
+    query = select(COLUMNS).order_by(Delivery.id.desc()).limit(limit)
+    if status:
+        query = query.where(Delivery.status == status)
+    if run_id is not None:
+        query = query.where(Delivery.run_id == run_id)
+    told = ("id", "workflow_run_id", "event", "url", "status", "attempts")
+    return [{key: value for key, value in shown(row).items() if key in told} for row in connection.execute(query)]
+
+
+def shown(row: Row[Any]) -> dict[str, Any]:
+    """Give the JSON of a delivery."""
+    return {
+        "id": row.id,
+        "workflow_run_id": row.run_id,
+        "event": row.event,
+        "url": shown_url(row.url),
+        "status": row.status,
+        "attempts": row.attempts,
+        "next_attempt_at": row.next_attempt_at,
+        "webhook_id": row.webhook_id,
+        "created_at": row.created_at,
+    }

@@ -1,0 +1,104 @@
+"""Rows as data: the JSON of a run that API, CLI and events share, and the roots that `${…}` looks things up in.
+
+Owns these two shapes. Never reads the database: rows come in.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sqlalchemy import Row
+
+from orqo import jsontext
+from orqo.lookup import Unreadable
+
+
+def run_url(base_url: str, run_id: int) -> str:
+    """Give the page of a run, for people."""
+    return f"{base_url}/runs/{run_id}"
+
+
+def error_of(row: Row[Any]) -> dict[str, Any] | None:
+    """Give `{"reason", "detail", "stage"}` of a run or a stage execution, null where it has none."""
+    if row.error_reason is None:
+        return None
+    stage = row.error_stage if hasattr(row, "error_stage") else row.name
+    return {"reason": row.error_reason, "detail": row.error_detail, "stage": stage}
+
+
+def run_shape(row: Row[Any], workflow: str) -> dict[str, Any]:
+    """Give a run as lists show it: everything but its stages."""
+    return {
+        "id": row.id,
+        "workflow_id": row.workflow_id,
+        "workflow": workflow,
+        "status": row.status,
+        "input": json.loads(row.input),
+        "output": jsontext.value_of(row.output, row.output_kind),
+        "error": error_of(row),
+        "metadata": json.loads(row.metadata),
+        "trigger_id": row.trigger_id,
+        "created_at": row.created_at,
+        "started_at": row.started_at,
+        "finished_at": row.finished_at,
+    }
+
+
+def stage_shape(row: Row[Any]) -> dict[str, Any]:
+    """Give one execution of a stage as `GET /api/v1/runs/<id>` shows it."""
+    return {
+        "name": row.name,
+        "kind": row.kind,
+        "pass": row._mapping["pass"],
+        "status": row.status,
+        "attempts": row.attempts,
+        "output": jsontext.value_of(row.output, row.output_kind),
+        "outcome": row.outcome,
+        "error": error_of(row),
+        "exit_code": row.exit_code,
+        "stderr": None if row.stderr is None else row.stderr.decode("utf-8", errors="replace"),
+        "started_at": row.started_at,
+        "finished_at": row.finished_at,
+    }
+
+
+def roots(run: Row[Any], stages: Iterable[Row[Any]], *, workflow: str, base_url: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the look-up roots of DESIGN §9, but for secrets: `changes` are columns of the run that are about to change."""
+    shown = dict(run._mapping) | dict(changes)
+    error = None if shown["error_reason"] is None else {key: shown[f"error_{key}"] for key in ("reason", "detail", "stage")}
+    told = {
+        "id": run.id,
+        "url": run_url(base_url, run.id),
+        "workflow": workflow,
+        "status": shown["status"],
+        "error": error,
+        "created_at": run.created_at,
+    }
+    facts = json.loads(run.trigger_facts)
+    trigger = {"name": facts.get("name"), "headers": facts.get("headers", {}), "query": facts.get("query", {})}
+    return {
+        "input": json.loads(run.input),
+        "stages": stage_roots(stages),
+        "trigger": trigger,
+        "run": told,
+        "workflow": {"id": run.workflow_id, "name": workflow},
+    }
+
+
+def stage_roots(stages: Iterable[Row[Any]]) -> dict[str, dict[str, Any]]:
+    """Give what `${stages.<name>…}` finds: of each finished stage, its latest execution."""
+    return {row.name: stage_root(row) for row in stages if row.finished_at is not None}
+
+
+def stage_root(row: Row[Any]) -> dict[str, Any]:
+    """Give the look-ups of one execution; an output that was cut fails every look-up that reaches it."""
+    cut = f"the output of stage {row.name} was cut at its max_output; raise max_output of that stage (at most 4MiB)"
+    return {
+        "output": Unreadable(cut) if row.output_truncated else jsontext.value_of(row.output, row.output_kind),
+        "outcome": row.outcome,
+        "status": row.status,
+        "error": error_of(row),
+        "response": json.loads(row.response) if row.response else None,
+    }

@@ -1,0 +1,291 @@
+"""The tables as classes: columns, types and keys only; schema.sql holds the rest and is the one truth.
+
+Owns the status enums: a status is spelled here and nowhere else. Never creates a table.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from sqlalchemy import BigInteger, Double, ForeignKey, Integer, LargeBinary, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class RunStatus(StrEnum):
+    """Where a run stands (DESIGN §2); the last three are terminal."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    WAITING = "waiting"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+    @property
+    def terminal(self) -> bool:
+        """Tell whether a run never leaves this status."""
+        return self in TERMINAL
+
+
+TERMINAL = (RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.STOPPED)
+
+
+class StageStatus(StrEnum):
+    """Where one execution of a stage stands."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    WAITING = "waiting"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    STOPPED = "stopped"
+
+
+class DeliveryStatus(StrEnum):
+    """Where a delivery stands; dead ones can be redelivered."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    DEAD = "dead"
+
+
+class Reason(StrEnum):
+    """Why a run or a stage failed."""
+
+    STAGE_FAILED = "stage_failed"
+    LOOKUP_FAILED = "lookup_failed"
+    TIMEOUT = "timeout"
+    WORKER_LOST = "worker_lost"
+    INTERRUPTED = "interrupted"
+    LOOP_GUARD = "loop_guard"
+    FAULT = "fault"
+
+
+class Base(DeclarativeBase):
+    """What all tables share: the metadata."""
+
+
+class SchemaVersion(Base):
+    """The version of schema.sql that this database has: one row."""
+
+    __tablename__ = "schema_version"
+    # SQLAlchemy wants a key; the table has none and one row.
+    version: Mapped[int] = mapped_column(Integer, primary_key=True)
+
+
+class Instance(Base):
+    """This box: one row."""
+
+    __tablename__ = "instance"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    key_check: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[str] = mapped_column(Text)
+    example_made_at: Mapped[str | None] = mapped_column(Text)
+
+
+class Workflow(Base):
+    """A named definition."""
+
+    __tablename__ = "workflows"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    name: Mapped[str] = mapped_column(Text, unique=True)
+    version_id: Mapped[int | None] = mapped_column(BigInteger)
+    enabled: Mapped[int] = mapped_column(Integer)
+    created_at: Mapped[str] = mapped_column(Text)
+    updated_at: Mapped[str] = mapped_column(Text)
+    deleted_at: Mapped[str | None] = mapped_column(Text)
+
+
+class WorkflowVersion(Base):
+    """One text of a workflow; never changed."""
+
+    __tablename__ = "workflow_versions"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    workflow_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("workflows.id"))
+    number: Mapped[int] = mapped_column(Integer)
+    source: Mapped[str] = mapped_column(Text)
+    definition: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[str] = mapped_column(Text)
+
+
+class Trigger(Base):
+    """What starts a workflow from outside: a webhook or a schedule."""
+
+    __tablename__ = "triggers"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    workflow_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("workflows.id"))
+    name: Mapped[str] = mapped_column(Text)
+    kind: Mapped[str] = mapped_column(Text)
+    token_hash: Mapped[str | None] = mapped_column(Text, unique=True)
+    nonce: Mapped[str | None] = mapped_column(Text)
+    enabled: Mapped[int] = mapped_column(Integer)
+    origin: Mapped[str] = mapped_column(Text)
+    options: Mapped[str] = mapped_column(Text)
+    fired_count: Mapped[int] = mapped_column(Integer)
+    last_fired_at: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[str] = mapped_column(Text)
+
+
+class ApiToken(Base):
+    """Who may call the API."""
+
+    __tablename__ = "api_tokens"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    name: Mapped[str] = mapped_column(Text)
+    token_hash: Mapped[str] = mapped_column(Text, unique=True)
+    scopes: Mapped[str] = mapped_column(Text)
+    workflow_ids: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[str] = mapped_column(Text)
+    last_used_at: Mapped[str | None] = mapped_column(Text)
+    expires_at: Mapped[str | None] = mapped_column(Text)
+    revoked_at: Mapped[str | None] = mapped_column(Text)
+
+
+class Run(Base):
+    """One execution of a workflow; only runs.py writes it."""
+
+    __tablename__ = "runs"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    workflow_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("workflows.id"))
+    version_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("workflow_versions.id"))
+    status: Mapped[str] = mapped_column(Text)
+    input: Mapped[str] = mapped_column(Text)
+    # `metadata` is SQLAlchemy's own name on a declarative class.
+    metadata_: Mapped[str] = mapped_column("metadata", Text)
+    trigger_id: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("triggers.id", ondelete="SET NULL"))
+    token_id: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("api_tokens.id", ondelete="SET NULL"))
+    origin: Mapped[str] = mapped_column(Text)
+    trigger_facts: Mapped[str] = mapped_column(Text)
+    callbacks: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[str] = mapped_column(Text)
+    started_at: Mapped[str | None] = mapped_column(Text)
+    finished_at: Mapped[str | None] = mapped_column(Text)
+    wake_at: Mapped[str | None] = mapped_column(Text)
+    running_ms: Mapped[int] = mapped_column(BigInteger)
+    claims: Mapped[int] = mapped_column(Integer)
+    fence: Mapped[int] = mapped_column(BigInteger)
+    lease_owner: Mapped[str | None] = mapped_column(Text)
+    lease_boot: Mapped[str | None] = mapped_column(Text)
+    lease_until: Mapped[float | None] = mapped_column(Double)
+    stop_requested_at: Mapped[str | None] = mapped_column(Text)
+    output: Mapped[bytes | None] = mapped_column(LargeBinary)
+    output_kind: Mapped[str | None] = mapped_column(Text)
+    output_truncated: Mapped[int] = mapped_column(Integer)
+    error_reason: Mapped[str | None] = mapped_column(Text)
+    error_detail: Mapped[str | None] = mapped_column(Text)
+    error_stage: Mapped[str | None] = mapped_column(Text)
+
+
+class Stage(Base):
+    """One execution of a stage within a run."""
+
+    __tablename__ = "stages"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    run_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("runs.id", ondelete="CASCADE"))
+    sequence: Mapped[int] = mapped_column(Integer)
+    name: Mapped[str] = mapped_column(Text)
+    kind: Mapped[str] = mapped_column(Text)
+    pass_: Mapped[int] = mapped_column("pass", Integer)
+    status: Mapped[str] = mapped_column(Text)
+    attempts: Mapped[int] = mapped_column(Integer)
+    failures: Mapped[int] = mapped_column(Integer)
+    output: Mapped[bytes | None] = mapped_column(LargeBinary)
+    output_kind: Mapped[str | None] = mapped_column(Text)
+    output_truncated: Mapped[int] = mapped_column(Integer)
+    outcome: Mapped[str | None] = mapped_column(Text)
+    error_reason: Mapped[str | None] = mapped_column(Text)
+    error_detail: Mapped[str | None] = mapped_column(Text)
+    exit_code: Mapped[int | None] = mapped_column(Integer)
+    stderr: Mapped[bytes | None] = mapped_column(LargeBinary)
+    response: Mapped[str | None] = mapped_column(Text)
+    started_at: Mapped[str] = mapped_column(Text)
+    finished_at: Mapped[str | None] = mapped_column(Text)
+
+
+class Callback(Base):
+    """A configured destination and its events."""
+
+    __tablename__ = "callbacks"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    workflow_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("workflows.id"))
+    trigger_id: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("triggers.id", ondelete="CASCADE"))
+    url: Mapped[str] = mapped_column(Text)
+    events: Mapped[str] = mapped_column(Text)
+    body: Mapped[str | None] = mapped_column(Text)
+    headers: Mapped[str] = mapped_column(Text)
+    secret: Mapped[str | None] = mapped_column(Text)
+    guarded: Mapped[int] = mapped_column(Integer)
+    origin: Mapped[str] = mapped_column(Text)
+    paused_at: Mapped[str | None] = mapped_column(Text)
+    pause_reason: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[str] = mapped_column(Text)
+    removed_at: Mapped[str | None] = mapped_column(Text)
+
+
+class Delivery(Base):
+    """One event for one callback: a row of the outbox."""
+
+    __tablename__ = "deliveries"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    webhook_id: Mapped[str] = mapped_column(Text, unique=True)
+    run_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("runs.id", ondelete="CASCADE"))
+    callback_id: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("callbacks.id"))
+    channel: Mapped[str] = mapped_column(Text)
+    sequence: Mapped[int] = mapped_column(Integer)
+    event: Mapped[str] = mapped_column(Text)
+    url: Mapped[str] = mapped_column(Text)
+    headers: Mapped[str] = mapped_column(Text)
+    host: Mapped[str] = mapped_column(Text)
+    secret: Mapped[str | None] = mapped_column(Text)
+    guarded: Mapped[int] = mapped_column(Integer)
+    body: Mapped[bytes] = mapped_column(LargeBinary)
+    status: Mapped[str] = mapped_column(Text)
+    attempts: Mapped[int] = mapped_column(Integer)
+    retries: Mapped[int] = mapped_column(Integer)
+    next_attempt_at: Mapped[str | None] = mapped_column(Text)
+    lease_owner: Mapped[str | None] = mapped_column(Text)
+    lease_boot: Mapped[str | None] = mapped_column(Text)
+    lease_until: Mapped[float | None] = mapped_column(Double)
+    created_at: Mapped[str] = mapped_column(Text)
+    finished_at: Mapped[str | None] = mapped_column(Text)
+
+
+class Attempt(Base):
+    """One POST of a delivery."""
+
+    __tablename__ = "attempts"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    delivery_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("deliveries.id", ondelete="CASCADE"))
+    number: Mapped[int] = mapped_column(Integer)
+    started_at: Mapped[str] = mapped_column(Text)
+    duration_ms: Mapped[int] = mapped_column(Integer)
+    status_code: Mapped[int | None] = mapped_column(Integer)
+    reason: Mapped[str] = mapped_column(Text)
+    detail: Mapped[str] = mapped_column(Text)
+    excerpt: Mapped[str | None] = mapped_column(Text)
+
+
+class Request(Base):
+    """One call that an endpoint received."""
+
+    __tablename__ = "requests"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    endpoint: Mapped[str] = mapped_column(Text)
+    webhook_id: Mapped[str | None] = mapped_column(Text, unique=True)
+    run_id: Mapped[int | None] = mapped_column(BigInteger)
+    event: Mapped[str | None] = mapped_column(Text)
+    headers: Mapped[str] = mapped_column(Text)
+    body: Mapped[bytes] = mapped_column(LargeBinary)
+    received_at: Mapped[str] = mapped_column(Text)
+
+
+class IdempotencyKey(Base):
+    """What was answered before, so that a replay gets the same run."""
+
+    __tablename__ = "idempotency_keys"
+    scope: Mapped[str] = mapped_column(Text, primary_key=True)
+    key: Mapped[str] = mapped_column(Text, primary_key=True)
+    run_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("runs.id", ondelete="CASCADE"))
+    body_hash: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[str] = mapped_column(Text)

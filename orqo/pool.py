@@ -1,0 +1,199 @@
+"""The worker's processes: a parent that forks RQ workers and the dispatcher, and starts again what ends.
+
+Owns the assembly of a worker process. The parent has no threads and opens the database only to check it, before the
+first fork: an engine must not cross one. Its children share the pages of what is imported here.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from orqo import clock, db, deliveries, dispatcher, executor, instance, leases, logs, outbound, processes, queue, runs
+from orqo.config import Config
+from orqo.queue import Bell
+from orqo.secretstore import SecretStore
+from orqo.stages import descendants
+from orqo.workflows import Definitions
+
+log = logging.getLogger(__name__)
+
+WATCHED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+WAIT_S = 1.0
+BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.2, 3.0
+SETTLED_S = 10.0
+KILL_AFTER_S = 1.0
+
+
+@dataclass
+class Child:
+    """One kind of process to keep running: its name and what it does; `pid` 0 while it is down."""
+
+    name: str
+    main: Callable[[], None]
+    pid: int = 0
+    started: float = 0.0
+    start_at: float = 0.0
+    backoff_s: float = BACKOFF_FIRST_S
+
+
+def main() -> int:
+    """Run until SIGTERM or SIGINT; the environment is the configuration. Raises ConfigError, SchemaMismatch."""
+    config = Config.from_environ()
+    logs.install(config.log_level)
+    key = _checked_key(config)
+    secrets = SecretStore.from_config(config)
+    children = [Child(f"worker-{number}", lambda: _work(config, key, secrets)) for number in range(1, config.workers + 1)]
+    children.append(Child("dispatcher", lambda: _dispatch(config, key, secrets)))
+    processes.adopt_orphans()
+    gc.freeze()
+    signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
+    _supervise(children)
+    _stop(children, config.stop_timeout_s + KILL_AFTER_S)
+    return 0
+
+
+def _checked_key(config: Config) -> bytes:
+    database = db.Database.open(config.database_url)
+    try:
+        db.check_version(database)
+        return instance.establish(database, config, now=clock.now())
+    finally:
+        database.close()
+
+
+def _supervise(children: list[Child]) -> None:
+    """Keep the children running until a signal says to stop."""
+    while True:
+        for child in children:
+            if not child.pid and time.monotonic() >= child.start_at:
+                _fork(child)
+        received = signal.sigtimedwait(WATCHED, WAIT_S)
+        if received is not None and received.si_signo != signal.SIGCHLD:
+            return
+        _reap(children)
+
+
+def _fork(child: Child) -> None:
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        _become(child, parent)
+    child.pid, child.started = pid, time.monotonic()
+
+
+def _become(child: Child, parent: int) -> None:
+    """Be a child: never return to the parent's code."""
+    status = 1
+    try:
+        processes.die_with_parent(signal.SIGTERM)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if os.getppid() == parent:
+            child.main()
+            status = 0
+    except Exception:
+        log.exception("step=process name=%s status=fault", child.name)
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _reap(children: list[Child]) -> None:
+    """Take note of what has ended; what a dead worker's stage left behind is ended too."""
+    known = {child.pid: child for child in children if child.pid}
+    died = False
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            break
+        if pid == 0:
+            break
+        if pid in known:
+            _note_end(known[pid], os.waitstatus_to_exitcode(status))
+            died = True
+    if died:
+        processes.end_strays({child.pid for child in children})
+
+
+def _note_end(child: Child, code: int) -> None:
+    lived_s = time.monotonic() - child.started
+    child.backoff_s = BACKOFF_FIRST_S if lived_s > SETTLED_S else min(child.backoff_s * 2, BACKOFF_MAX_S)
+    child.pid, child.start_at = 0, time.monotonic() + child.backoff_s
+    log.warning("step=process name=%s status=ended code=%d again_s=%s", child.name, code, child.backoff_s)
+
+
+def _stop(children: list[Child], within_s: float) -> None:
+    """Tell all to stop, wait, and kill what is left."""
+    for child in children:
+        if child.pid:
+            os.kill(child.pid, signal.SIGTERM)
+    until = time.monotonic() + within_s
+    while any(child.pid for child in children) and time.monotonic() < until:
+        signal.sigtimedwait(WATCHED, 0.1)
+        _reap(children)
+    for child in children:
+        if child.pid:
+            log.warning("step=process name=%s status=killed", child.name)
+            os.kill(child.pid, signal.SIGKILL)
+    processes.end_strays(set())
+
+
+# ── the children ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _work(config: Config, key: bytes, secrets: SecretStore) -> None:
+    """Be an RQ worker."""
+    descendants.become_subreaper()
+    bell = Bell.of(config, key)
+    worker = executor.Worker(
+        box=_box(config),
+        config=config,
+        bell=bell,
+        client=_client(config),
+        secrets=secrets,
+        owner=leases.owner(),
+        stopping=threading.Event(),
+    )
+    executor.prepare(worker)
+    executor.start_renewing(worker)
+
+    def on_start(rq_worker: queue.Worker) -> None:
+        worker.on_renew = lambda: queue.beat(rq_worker)
+
+    name = f"{socket.gethostname()}-{os.getpid()}"
+    queue.run_worker(bell, name=name, stopping=worker.stopping, on_start=on_start)
+
+
+def _dispatch(config: Config, key: bytes, secrets: SecretStore) -> None:
+    """Be the dispatcher."""
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    signal.signal(signal.SIGINT, lambda *_: stopping.set())
+    dispatcher.loop(
+        dispatcher.Dispatcher(
+            box=_box(config),
+            bell=Bell.of(config, key),
+            sender=deliveries.Sender(_client(config), secrets, key),
+            schedule_s=config.callback_retries_s,
+            owner=leases.owner(),
+            stopping=stopping,
+        )
+    )
+
+
+def _box(config: Config) -> runs.Box:
+    return runs.Box(db.Database.open(config.database_url), Definitions(), config.base_url)
+
+
+def _client(config: Config) -> outbound.Client:
+    return outbound.Client(allowed_networks=config.allowed_networks, ca_bundle=config.ca_bundle)

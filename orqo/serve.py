@@ -1,0 +1,192 @@
+"""`make run`: prepares the data folder, starts an embedded Valkey, web and worker, and supervises them.
+
+Owns which processes make up the service. Never opens the database and imports nothing heavy: it stays up for months.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from orqo import listening, valkey
+from orqo.config import PROJECT_DIR, Config
+from orqo.processes import CannotStart, Program, Supervisor
+
+__all__ = ["CannotStart", "Program", "default_programs", "is_up", "make_data_folder", "run"]
+
+# Web and worker leave at nearly the same time, so that both and Valkey are gone 12 s after SIGTERM.
+WEB_HEAD_START_S = 0.5
+WEB_STOP_TIMEOUT_S = 11.0
+WORKER_GRACE_S = 1.0
+VALKEY_STOP_TIMEOUT_S = 0.4
+READY_TIMEOUT_S = 2.0
+
+
+def _nothing() -> None:
+    """Stand in for a step that a caller leaves out."""
+
+
+def run(
+    config: Config,
+    *,
+    programs: Sequence[Program] | None = None,
+    prepare: Callable[[], None] = _nothing,
+    on_ready: Callable[[], None] = _nothing,
+) -> int:
+    """Serve until SIGTERM, SIGINT or SIGHUP; give the exit status: 0, or 1 after one line on stderr that says what to mend.
+
+    `programs` stop in the order given; the default is web, then worker. `prepare` runs before they start, when Redis
+    is up, and may raise CannotStart; `on_ready` runs once when all are ready.
+    """
+    # The database, keys and Valkey's files are the service's alone.
+    os.umask(0o077)
+    try:
+        make_data_folder(config.data)
+        with _locked(config.data), ExitStack() as stack:
+            _run(config, default_programs(config) if programs is None else programs, prepare, on_ready, stack)
+    except (CannotStart, listening.CannotListen) as fault:
+        print(f"orqo: {fault}", file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+def _run(
+    config: Config,
+    programs: Sequence[Program],
+    prepare: Callable[[], None],
+    on_ready: Callable[[], None],
+    stack: ExitStack,
+) -> None:
+    _check_address(config)
+    env = dict(os.environ)
+    supervisor = Supervisor(env=env, say=_say)
+    if not config.redis_url:
+        # Read again by the children, which would refuse both.
+        env.pop("REDIS_URL_FILE", None)
+        env["REDIS_URL"] = _start_valkey(config, supervisor, stack)
+    stack.callback(supervisor.kill)
+    prepare()
+    for program in reversed(programs):
+        supervisor.add(program)
+
+    def ready() -> None:
+        _say(f"listening on {_shown_address(config)} (Ctrl-C stops)")
+        on_ready()
+
+    supervisor.supervise(ready)
+    _say("stopping")
+    supervisor.stop()
+
+
+def default_programs(config: Config) -> list[Program]:
+    """Give web and worker, in the order in which they stop."""
+    web, worker = str(PROJECT_DIR / "app.py"), str(PROJECT_DIR / "worker.py")
+    return [
+        Program(
+            name="web",
+            argv=(sys.executable, web),
+            ready=lambda: is_up(config),
+            stop_timeout_s=WEB_STOP_TIMEOUT_S,
+            head_start_s=WEB_HEAD_START_S,
+        ),
+        Program(name="worker", argv=(sys.executable, worker), stop_timeout_s=config.stop_timeout_s + WORKER_GRACE_S),
+    ]
+
+
+def make_data_folder(folder: Path) -> None:
+    """Make the data folder where it is absent, closed to others; CannotStart where it cannot be written to.
+
+    As root, others may pass through it but not list it: the stage user's run folders lie inside. A folder that exists
+    keeps its mode: it may be one that others use too.
+    """
+    try:
+        folder.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
+        with open(folder / "lock", "a", encoding="ascii"):
+            pass
+    except OSError as fault:
+        raise CannotStart(f"Cannot write to the data folder {folder}: {fault.strerror}: change its owner or set ORQO_DATA.") from fault
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep a second supervisor off this data; the kernel lifts the lock however this process ends."""
+    with open(folder / "lock", "r+", encoding="ascii") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as fault:
+            holder = lock.read().strip() or "unknown"
+            raise CannotStart(
+                f"orqo already runs on the data folder {folder} (process {holder}): stop it, or set ORQO_DATA and ORQO_PORT."
+            ) from fault
+        lock.truncate()
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def _check_address(config: Config) -> None:
+    """Find out that the port is taken before anything is started."""
+    for one in listening.open_sockets(config.host, config.port):
+        one.close()
+
+
+def _start_valkey(config: Config, supervisor: Supervisor, stack: ExitStack) -> str:
+    """Start the embedded server and write where it is into `config.socket_note`; give its URL."""
+    with suppress(OSError):
+        valkey.shut_down(config.socket_note.read_text(encoding="utf-8"))
+    folder = config.data / "valkey"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    socket_path = stack.enter_context(valkey.socket_folder()) / valkey.SOCKET_NAME
+    # Registered after the socket's folder, so that it runs before that is removed.
+    stack.callback(supervisor.kill)
+    program = Program(
+        name="valkey",
+        argv=valkey.command(valkey.needed_program(), folder=folder, socket_path=socket_path),
+        stop_timeout_s=VALKEY_STOP_TIMEOUT_S,
+        orphan_signal=signal.SIGKILL,
+    )
+    try:
+        valkey.wait_until_up(socket_path, supervisor.add(program), folder=folder)
+    except CannotStart:
+        # Files of a newer version, or spoilt ones. The database is the truth: an empty Redis costs seconds.
+        _set_aside(folder)
+        valkey.wait_until_up(socket_path, supervisor.start_again(program), folder=folder)
+    url = valkey.url_of(socket_path)
+    config.socket_note.write_text(url + "\n", encoding="utf-8")
+    stack.callback(config.socket_note.unlink, missing_ok=True)
+    return url
+
+
+def _set_aside(folder: Path) -> None:
+    aside = folder.with_name(folder.name + ".unreadable")
+    _say(f"Valkey cannot start on {folder}, which is set aside as {aside.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    folder.rename(aside)
+    folder.mkdir(mode=0o700)
+
+
+def is_up(config: Config) -> bool:
+    """Say whether GET /healthz answers 200."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)
+    try:
+        with socket.create_connection((host, config.port), timeout=READY_TIMEOUT_S) as connection:
+            connection.sendall(b"GET /healthz HTTP/1.0\r\nHost: localhost\r\n\r\n")
+            return connection.recv(64).split(b" ")[1:2] == [b"200"]
+    except OSError:
+        return False
+
+
+def _shown_address(config: Config) -> str:
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    return f"http://{host}:{config.port}"
+
+
+def _say(line: str) -> None:
+    print(f"orqo: {line}", flush=True)

@@ -1,0 +1,169 @@
+"""Webhook triggers: made, found by their token, changed.
+
+Owns the table triggers. The token of a trigger is derived from its nonce and the instance key, unless a file pins it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, insert, select, update
+
+from orqo import clock, tokens
+from orqo.definition import TriggerDefinition
+from orqo.errors import Conflict, Fault, Invalid, NotFound
+from orqo.models import Trigger, Workflow
+
+NAME = re.compile(r"[a-z0-9_-]{1,64}")
+UNKNOWN = "There is no such webhook. Copy the URL again from the workflow's Runs & Triggers tab."
+ROWS = Trigger.__table__
+# The options of a trigger that has left its file.
+ABSENT = '{"absent":true}'
+
+
+def find(connection: Connection, token: str) -> Row[Any] | None:
+    """Give the trigger and its workflow that a URL's token belongs to, None where there is none.
+
+    The row holds the trigger's columns and `workflow_name, workflow_enabled, version_id`.
+    """
+    if not tokens.WEBHOOK_TOKEN.fullmatch(token):
+        return None
+    columns = (ROWS, Workflow.name.label("workflow_name"), Workflow.enabled.label("workflow_enabled"), Workflow.version_id)
+    joined = select(*columns).join(Workflow, Workflow.id == Trigger.workflow_id)
+    return connection.execute(joined.where(Trigger.token_hash == tokens.digest(token), Workflow.deleted_at.is_(None))).one_or_none()
+
+
+def token_of(row: Row[Any], key: bytes) -> str | None:
+    """Give the token of a trigger's URL, None where it is pinned in a file and so not known here."""
+    return tokens.webhook_token(key, row.nonce) if row.nonce else None
+
+
+def url_of(row: Row[Any], key: bytes, base_url: str) -> str | None:
+    """Give the full URL of a webhook, None where its token is pinned in a file."""
+    token = token_of(row, key)
+    return f"{base_url}/api/v1/hooks/{token}" if token else None
+
+
+def create(connection: Connection, *, workflow_id: int, name: str, key: bytes, origin: str, now: datetime) -> int:
+    """Make a webhook trigger and give its id. Invalid for an unusable name, Conflict for one that is taken."""
+    if not NAME.fullmatch(name):
+        raise Invalid("The trigger cannot be made: give a name of 1 to 64 of a-z, 0-9, - and _.", errors=[Fault("/name", "a-z, 0-9, -, _")])
+    if connection.execute(select(Trigger.id).where(Trigger.workflow_id == workflow_id, Trigger.name == name)).scalar():
+        raise Conflict(f"The workflow has a trigger {name} already; choose another name.")
+    return _insert(connection, workflow_id, name, origin, now, _fresh(key))
+
+
+def _fresh(key: bytes) -> dict[str, Any]:
+    nonce = tokens.mint_nonce()
+    return {"nonce": nonce, "token_hash": tokens.digest(tokens.webhook_token(key, nonce))}
+
+
+def _insert(connection: Connection, workflow_id: int, name: str, origin: str, now: datetime, token: dict[str, Any]) -> int:
+    values = {"workflow_id": workflow_id, "name": name, "kind": "webhook", "origin": origin, "created_at": clock.to_text(now)}
+    return int(connection.execute(insert(Trigger).values(values | token).returning(Trigger.id)).scalar_one())
+
+
+def configure(
+    connection: Connection, *, workflow_id: int, wanted: Sequence[TriggerDefinition], key: bytes, now: datetime
+) -> dict[str, int]:
+    """Make a workflow's triggers that come from its file exactly the wanted ones; gives their ids by name.
+
+    A token once made never changes by applying; a trigger that left the file is disabled, not deleted, so that putting
+    it back gives the same URL again. Raises Conflict where a name is taken by a trigger made elsewhere.
+    """
+    rows = connection.execute(select(ROWS).where(Trigger.workflow_id == workflow_id)).all()
+    existing = {row.name: row for row in rows}
+    ids = {trigger.name: _configured(connection, workflow_id, trigger, existing.get(trigger.name), key, now) for trigger in wanted}
+    gone = [row.id for row in rows if row.origin == "file" and row.name not in ids]
+    if gone:
+        connection.execute(update(Trigger).where(Trigger.id.in_(gone)).values(enabled=0, options=ABSENT))
+    return ids
+
+
+def _configured(
+    connection: Connection, workflow_id: int, wanted: TriggerDefinition, row: Row[Any] | None, key: bytes, now: datetime
+) -> int:
+    pinned = {"nonce": None, "token_hash": wanted.token_hash} if wanted.token_hash else None
+    if wanted.token_hash:
+        _refuse_taken(connection, wanted, row)
+    if row is None:
+        return _insert(connection, workflow_id, wanted.name, "file", now, pinned or _fresh(key))
+    if row.origin != "file":
+        raise Conflict(f"The workflow has a trigger {wanted.name} that was made by {row.origin}; rename it in the file or delete that one.")
+    changes: dict[str, Any] = {}
+    if pinned and row.token_hash != wanted.token_hash:
+        changes |= pinned
+    elif not pinned and row.nonce is None:
+        changes |= _fresh(key)
+    if row.options == ABSENT:
+        # It was disabled by leaving the file; one that a person disabled stays so.
+        changes |= {"enabled": 1, "options": "{}"}
+    if changes:
+        connection.execute(update(Trigger).where(Trigger.id == row.id).values(changes))
+    return int(row.id)
+
+
+def _refuse_taken(connection: Connection, wanted: TriggerDefinition, row: Row[Any] | None) -> None:
+    holder = connection.execute(select(Trigger.id).where(Trigger.token_hash == wanted.token_hash)).scalar()
+    if holder is not None and (row is None or holder != row.id):
+        raise Invalid(
+            f"The token of trigger {wanted.name} belongs to another trigger already; pin another.",
+            errors=[Fault("/triggers", "this token is in use")],
+        )
+
+
+def get(connection: Connection, trigger_id: int) -> Row[Any]:
+    """Give a trigger's row with `workflow_name`; NotFound where there is none."""
+    columns = (ROWS, Workflow.name.label("workflow_name"))
+    joined = select(*columns).join(Workflow, Workflow.id == Trigger.workflow_id).where(Trigger.id == trigger_id, Workflow.deleted_at.is_(None))
+    row = connection.execute(joined).one_or_none()
+    if row is None:
+        raise NotFound(f"There is no trigger {trigger_id}. List them with: trigger list")
+    return row
+
+
+def list_all(connection: Connection, *, limit: int = 1000) -> list[dict[str, Any]]:
+    """Give each trigger without its token, by workflow and name."""
+    columns = (ROWS, Workflow.name.label("workflow_name"))
+    joined = select(*columns).join(Workflow, Workflow.id == Trigger.workflow_id).where(Workflow.deleted_at.is_(None))
+    return [shown(row) for row in connection.execute(joined.order_by(Workflow.name, Trigger.name).limit(limit))]
+
+
+def shown(row: Row[Any]) -> dict[str, Any]:
+    """Give the JSON of a trigger without its token; `pinned` says that a file holds the token."""
+    return {
+        "id": row.id,
+        "workflow_id": row.workflow_id,
+        "workflow": row.workflow_name,
+        "name": row.name,
+        "kind": row.kind,
+        "enabled": bool(row.enabled),
+        "pinned": row.kind == "webhook" and row.nonce is None,
+        "origin": row.origin,
+        "fired_count": row.fired_count,
+        "last_fired_at": row.last_fired_at,
+        "created_at": row.created_at,
+    }
+
+
+def set_enabled(connection: Connection, trigger_id: int, *, enabled: bool) -> None:
+    """Let a trigger fire, or answer 409 from now on. NotFound where there is none."""
+    get(connection, trigger_id)
+    connection.execute(update(Trigger).where(Trigger.id == trigger_id).values(enabled=int(enabled)))
+
+
+def rotate(connection: Connection, trigger_id: int, *, key: bytes) -> None:
+    """Give a trigger a new token; the old URL is unknown from now on. Conflict where a file pins the token."""
+    row = get(connection, trigger_id)
+    if row.nonce is None:
+        raise Conflict(f"The token of trigger {trigger_id} is pinned in the workflow's file: change it there and apply the file.")
+    connection.execute(update(Trigger).where(Trigger.id == trigger_id).values(_fresh(key)))
+
+
+def remove(connection: Connection, trigger_id: int) -> None:
+    """Delete a trigger with its callbacks; its runs stay. NotFound where there is none."""
+    get(connection, trigger_id)
+    connection.execute(delete(Trigger).where(Trigger.id == trigger_id))

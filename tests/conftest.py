@@ -1,0 +1,88 @@
+"""Fixtures: a real Valkey for the session, a fresh box for each test, the service's real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orqo import clock, create_app, db, executor, instance, leases, outbound, valkey
+from orqo.config import Config
+from orqo.queue import Bell
+from orqo.secretstore import SecretStore
+from support import HELLO, Service, TestBox, free_port
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real Valkey of the session's own, on a unix socket."""
+    with valkey.running(tmp_path_factory.mktemp("valkey")) as url:
+        yield url
+
+
+@pytest.fixture
+def settings(tmp_path: Path, redis_url: str) -> dict[str, str]:
+    """The environment of a fresh box; tests change it before they ask for the box."""
+    return {"ORQO_DATA": str(tmp_path / "data"), "REDIS_URL": redis_url, "ORQO_PORT": str(free_port()), "ORQO_WORKERS": "2"}
+
+
+@pytest.fixture
+def box(settings: dict[str, str]) -> Iterator[TestBox]:
+    """A fresh box with the workflow hello."""
+    config = Config.from_environ(settings)
+    config.data.mkdir(mode=0o711, exist_ok=True)
+    database = db.Database.open(config.database_url)
+    db.initialise(database)
+    key = instance.establish(database, config, now=clock.now())
+    made = TestBox(config, database, key, Bell.of(config, key))
+    made.apply(HELLO)
+    yield made
+    made.bell.close()
+    database.close()
+
+
+@pytest.fixture
+def worker(box: TestBox) -> executor.Worker:
+    """The parts of a worker in this process; `executor.prepare` was called, so `executor.work()` works."""
+    made = executor.Worker(
+        box=box.box,
+        config=box.config,
+        bell=box.bell,
+        client=outbound.Client(allowed_networks=box.config.allowed_networks),
+        secrets=SecretStore.from_config(box.config),
+        owner=leases.owner(),
+        stopping=threading.Event(),
+    )
+    executor.prepare(made)
+    return made
+
+
+@pytest.fixture
+def client(box: TestBox) -> Iterator[Any]:
+    """Flask's test client of the real application."""
+    app = create_app(box.config)
+    with app.test_client() as made:
+        yield made
+    app.extensions["orqo"].database.close()
+    app.extensions["orqo"].bell.close()
+
+
+@pytest.fixture
+def service(box: TestBox, settings: dict[str, str], tmp_path: Path) -> Iterator[Service]:
+    """Web and worker as real processes, ready."""
+    env = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **settings}
+    made = Service(box, env, log=tmp_path / "service.log")
+    made.start("app")
+    made.start("worker")
+    try:
+        made.wait_ready()
+        yield made
+    finally:
+        for name in list(made.processes):
+            made.processes[name].send_signal(signal.SIGCONT)
+            made.stop(name)

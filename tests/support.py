@@ -1,0 +1,138 @@
+"""What tests are written with: a box in this process, the service as real processes, waiting without guessing.
+
+Nothing of ours is replaced.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import requests
+from sqlalchemy import text
+
+from orqo import apply, clock, db, definition, runs, tokens, triggers, workflows
+from orqo.config import PROJECT_DIR, Config
+from orqo.queue import Bell
+
+
+HELLO = """
+name: hello
+stages:
+  - name: greet
+    stub: {output: {greeting: "Hello, ${input.name?}"}}
+"""
+
+
+@dataclass
+class TestBox:
+    """One box in this process: its settings, database and key, and short ways to what the tests arrange."""
+
+    __test__ = False
+    config: Config
+    database: db.Database
+    key: bytes
+    bell: Bell
+
+    @property
+    def box(self) -> runs.Box:
+        return runs.Box(self.database, workflows.Definitions(), self.config.base_url)
+
+    def apply(self, source: str, folder: Path | None = None) -> workflows.Saved:
+        """Apply a workflow file's text."""
+        with self.database.transaction() as connection:
+            return apply.apply(connection, definition.parse(source, folder=folder), key=self.key, now=clock.now())
+
+    def token(self, *scopes: str, **options: Any) -> str:
+        """Make an API token."""
+        with self.database.transaction() as connection:
+            return tokens.create(connection, name="test", scopes=scopes or ("admin",), now=clock.now(), **options)[1]
+
+    def hook(self, workflow: str = "hello", name: str = "example") -> str:
+        """Give the path of a webhook, made where it is absent."""
+        with self.database.transaction() as connection:
+            row = workflows.get(connection, workflow)
+            known = [t for t in triggers.list_all(connection) if (t["workflow"], t["name"]) == (workflow, name)]
+            options = {"workflow_id": row.id, "name": name, "key": self.key, "origin": "cli", "now": clock.now()}
+            trigger_id = known[0]["id"] if known else triggers.create(connection, **options)
+            return f"/api/v1/hooks/{triggers.token_of(triggers.get(connection, trigger_id), self.key)}"
+
+    def accept(self, workflow: str = "hello", **changes: Any) -> int:
+        """Accept a run and give its id."""
+        with self.database.transaction() as connection:
+            row = workflows.get(connection, workflow)
+            new = runs.NewRun(**{"workflow_id": row.id, "version_id": row.version_id, "origin": "api"} | changes)
+            return runs.accept(connection, new, now=clock.now()).run_id
+
+    def run(self, run_id: int) -> dict[str, Any]:
+        """Give a run as the API shows it."""
+        with self.database.read() as connection:
+            shown = runs.show(connection, run_id)
+        assert shown is not None
+        return shown
+
+    def rows(self, query: str, **parameters: Any) -> list[Any]:
+        """Give what a query on the database finds."""
+        with self.database.read() as connection:
+            return list(connection.execute(text(query), parameters).mappings())
+
+
+@dataclass
+class Service:
+    """The real processes: web and worker, each started, killed and looked at by name."""
+
+    __test__ = False
+    box: TestBox
+    env: dict[str, str]
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    log: Path = Path()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.env['ORQO_PORT']}"
+
+    def start(self, name: str) -> None:
+        """Start `app` or `worker`."""
+        with self.log.open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, str(PROJECT_DIR / f"{name}.py")], env=self.env, stdout=log, stderr=log, cwd=self.log.parent
+            )
+
+    def stop(self, name: str, number: int = signal.SIGTERM) -> int:
+        """Signal a process and wait for its end; gives its exit status."""
+        process = self.processes.pop(name)
+        process.send_signal(number)
+        return process.wait(timeout=20)
+
+    def wait_ready(self, *, path: str = "/readyz", within_s: float = 20) -> None:
+        """Wait until the service says that it is ready."""
+        wait_for(lambda: self._answers(path), within_s=within_s, what=f"{path}; log: {self.log}")
+
+    def _answers(self, path: str) -> bool:
+        try:
+            return requests.get(self.url + path, timeout=2).status_code == 200
+        except requests.ConnectionError:
+            return False
+
+
+def free_port() -> int:
+    """Give a port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(condition: Callable[[], Any], *, within_s: float = 10.0, what: str = "the condition") -> Any:
+    """Give the condition's value as soon as it is true; fail the test after the time."""
+    until = time.monotonic() + within_s
+    while not (value := condition()):
+        assert time.monotonic() < until, f"not within {within_s} s: {what}"
+        time.sleep(0.02)
+    return value

@@ -1,0 +1,37 @@
+"""How a URL is shown."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orqo.outgoing import shown_url
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://ci.example.com/done", "https://ci.example.com/done"),
+        ("https://ci.example.com:8443/done", "https://ci.example.com:8443/done"),
+        ("https://user:pw@ci.example.com/done?key=1#frag", "https://***@ci.example.com/done?***#***"),
+        ("https://token@ci.example.com", "https://***@ci.example.com"),
+        ("http://a@b@c/", "http://***@c/"),
+        ("http://[::1]:80/x", "http://[::1]:80/x"),
+        ("HTTP://EXAMPLE.com/X", "http://example.com/X"),
+        ("http://user:p/ss@host/", "(unreadable URL)"),
+        ("http:/user:pw@host/", "(unreadable URL)"),
+        ("http://[::1/", "(unreadable URL)"),
+        ("file:///etc/passwd", "(unreadable URL)"),
+        ("ftp://user:pw@host/x", "(unreadable URL)"),
+        ("", "(unreadable URL)"),
+        ("http://host/\x1b[31m\u202e", "http://host/\ufffd[31m\ufffd"),
+    ],
+)
+def test_shown_url_masks_what_may_be_secret(url: str, shown: str) -> None:
+    assert shown_url(url) == shown
+
+
+@given(url=st.one_of(st.text(), st.text().map("http://".__add__)))
+def test_shown_url_never_raises_and_can_be_printed(url: str) -> None:
+    assert shown_url(url).isprintable()
