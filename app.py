@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 
+from flask import Flask
+
 from orqo import create_app, logs
 from orqo.config import Config, ConfigError
 from orqo.db import SchemaMismatch
 
 
-def _create() -> tuple[object, Config]:
+def _create() -> tuple[Flask, Config]:
     config = Config.from_environ()
     logs.install(config.log_level)
     return create_app(config), config

@@ -79,19 +79,15 @@ CREATE TABLE api_tokens (
     revoked_at TEXT
 );
 
--- One execution of a workflow.
+-- One execution of a workflow. What may be large stands last: a row is read from its start, and lists want the rest only.
 CREATE TABLE runs (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     workflow_id BIGINT NOT NULL,
     version_id BIGINT NOT NULL,
     status TEXT NOT NULL,                       -- pending | running | waiting | completed | failed | stopped
-    input TEXT NOT NULL,                        -- JSON
-    metadata TEXT NOT NULL DEFAULT '{}',        -- JSON object of the caller's
     trigger_id BIGINT,                          -- which trigger fired; NULL: none
     token_id BIGINT,                            -- which API token asked; NULL: none
     origin TEXT NOT NULL,                       -- api | webhook | schedule | cli | dashboard
-    trigger_facts TEXT NOT NULL DEFAULT '{}',   -- JSON {"name", "headers", "query"}: the look-up root `trigger`
-    callbacks TEXT NOT NULL DEFAULT '[]',       -- JSON list of the request's own callbacks (callback_url)
     created_at TEXT NOT NULL,
     started_at TEXT,                            -- of the first claim
     finished_at TEXT,
@@ -103,12 +99,16 @@ CREATE TABLE runs (
     lease_boot TEXT,
     lease_until DOUBLE PRECISION,
     stop_requested_at TEXT,                     -- a stop that the running worker has still to see
-    output BYTEA,
-    output_kind TEXT,                           -- json | text | bytes: how to read output
-    output_truncated INTEGER NOT NULL DEFAULT 0,
     error_reason TEXT,                          -- an enum: stage_failed, timeout, worker_lost, interrupted …
     error_detail TEXT,
     error_stage TEXT,
+    output_kind TEXT,                           -- json | text | bytes: how to read output
+    output_truncated INTEGER NOT NULL DEFAULT 0,
+    metadata TEXT NOT NULL DEFAULT '{}',        -- JSON object of the caller's
+    trigger_facts TEXT NOT NULL DEFAULT '{}',   -- JSON {"name", "headers", "query"}: the look-up root `trigger`; "by": who pressed Run now
+    callbacks TEXT NOT NULL DEFAULT '[]',       -- JSON list of the request's own callbacks (callback_url)
+    input TEXT NOT NULL,                        -- JSON
+    output BYTEA,
     FOREIGN KEY (workflow_id) REFERENCES workflows (id),
     FOREIGN KEY (version_id) REFERENCES workflow_versions (id),
     FOREIGN KEY (trigger_id) REFERENCES triggers (id) ON DELETE SET NULL,
@@ -123,8 +123,9 @@ CREATE INDEX runs_running ON runs (id) WHERE status = 'running';
 CREATE INDEX runs_waiting ON runs (wake_at) WHERE status = 'waiting';
 CREATE INDEX runs_by_workflow ON runs (workflow_id, id);
 CREATE INDEX runs_by_status ON runs (status, id);
+CREATE INDEX runs_by_workflow_status ON runs (workflow_id, status, id);
 CREATE INDEX runs_by_trigger ON runs (trigger_id, id);
-CREATE INDEX runs_by_finish ON runs (finished_at);
+CREATE INDEX runs_by_finish ON runs (finished_at, status);
 CREATE INDEX runs_by_version ON runs (version_id);
 CREATE INDEX runs_by_token ON runs (token_id);
 
@@ -139,17 +140,17 @@ CREATE TABLE stages (
     status TEXT NOT NULL,                       -- pending | running | waiting | completed | failed | skipped | stopped
     attempts INTEGER NOT NULL DEFAULT 1,        -- executions of this row: retries, and repetitions after a crash
     failures INTEGER NOT NULL DEFAULT 0,        -- attempts that failed: what `retry` counts
-    output BYTEA,
-    output_kind TEXT,                           -- json | text | bytes
-    output_truncated INTEGER NOT NULL DEFAULT 0, -- 1: cut at max_output
     outcome TEXT,
+    started_at TEXT NOT NULL,
+    finished_at TEXT,
     error_reason TEXT,
     error_detail TEXT,
     exit_code INTEGER,
-    stderr BYTEA,                               -- the last 16 KiB
+    output_kind TEXT,                           -- json | text | bytes
+    output_truncated INTEGER NOT NULL DEFAULT 0, -- 1: cut at max_output
     response TEXT,                              -- JSON {"status", "headers"} of an http stage
-    started_at TEXT NOT NULL,
-    finished_at TEXT,
+    stderr BYTEA,                               -- the last 16 KiB
+    output BYTEA,
     UNIQUE (run_id, sequence),
     FOREIGN KEY (run_id) REFERENCES runs (id) ON DELETE CASCADE,
     CHECK (status IN ('pending', 'running', 'waiting', 'completed', 'failed', 'skipped', 'stopped'))
@@ -252,3 +253,42 @@ CREATE TABLE idempotency_keys (
 );
 CREATE INDEX idempotency_keys_by_run ON idempotency_keys (run_id);
 CREATE INDEX idempotency_keys_by_time ON idempotency_keys (created_at);
+
+-- Who signs in to the dashboard. Everyone who can has all rights.
+CREATE TABLE people (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL UNIQUE,
+    password_hash TEXT NOT NULL,                -- werkzeug's scrypt:…, salt included
+    created_at TEXT NOT NULL
+);
+
+-- One browser that is signed in. The cookie holds the token; only its digest is kept.
+CREATE TABLE sessions (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    token_hash TEXT NOT NULL UNIQUE,            -- SHA-256, hex
+    person_id BIGINT,                           -- NULL: signed in by a link, without giving a name
+    agent TEXT NOT NULL,                        -- the User-Agent at sign-in, cut
+    created_at TEXT NOT NULL,
+    seen_at TEXT NOT NULL,                      -- to the minute: not every page writes it
+    expires_at TEXT NOT NULL,
+    FOREIGN KEY (person_id) REFERENCES people (id) ON DELETE CASCADE
+);
+CREATE INDEX sessions_by_person ON sessions (person_id);
+CREATE INDEX sessions_by_expiry ON sessions (expires_at);
+
+-- A link that signs one browser in, once.
+CREATE TABLE login_links (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    token_hash TEXT NOT NULL UNIQUE,            -- SHA-256, hex
+    created_at TEXT NOT NULL,
+    expires_at TEXT NOT NULL
+);
+
+-- Sign-ins by password that did not succeed: what limits guessing, across all web processes.
+CREATE TABLE sign_in_failures (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    name_hash TEXT NOT NULL,                    -- SHA-256 of the name that was tried, hex
+    failed_at TEXT NOT NULL
+);
+CREATE INDEX sign_in_failures_by_name ON sign_in_failures (name_hash, failed_at);
+CREATE INDEX sign_in_failures_by_time ON sign_in_failures (failed_at);

@@ -22,6 +22,8 @@ def assemble(config: Config) -> Flask:
     app = Flask("orqo", static_folder=None, template_folder=None)
     app.config["SQLALCHEMY_DATABASE_URI"] = config.database_url
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = db.engine_options(config.database_url)
+    # OPTIONS is a method like any other here: 405 where a path does not take it.
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.json.sort_keys = False  # type: ignore[attr-defined]
     # A redirect from // to / would tell which paths exist, and a POST would lose its body.
     app.url_map.merge_slashes = False
@@ -32,8 +34,6 @@ def assemble(config: Config) -> Flask:
     app.extensions["orqo"] = _site(config, database)
     for blueprint in BLUEPRINTS:
         app.register_blueprint(blueprint)
-    for rule in app.url_map.iter_rules():
-        rule.provide_automatic_options = False
     problems.install(app)
     return app
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-POLL_S = 0.2
+POLL_S = 0.15
 WAIT_MAX_S = 60.0
 TLS_RECORD_BYTES = 16384
 UNKNOWN_ISSUER = (18, 19, 20, 21)  # OpenSSL's X509_V_ERR_*: self-signed, or signed by nobody that is trusted

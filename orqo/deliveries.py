@@ -11,7 +11,6 @@ import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -29,7 +28,6 @@ EXCERPT_BYTES = 4096
 TIMEOUT_S = 15.0
 LEASE_S = 45.0
 JITTER = 0.1
-RETRY_AFTER_MAX_S = 86400.0
 GONE = 410
 COLUMNS = Delivery.__table__
 
@@ -85,7 +83,7 @@ def claim_due(
 
 def _chosen(rows: Sequence[Row[Any]], limit: int, per_host: int, in_flight: Mapping[str, int]) -> list[Row[Any]]:
     counts = dict(in_flight)
-    chosen = []
+    chosen: list[Row[Any]] = []
     for row in rows:
         if len(chosen) < limit and counts.get(row.host, 0) < per_host:
             counts[row.host] = counts.get(row.host, 0) + 1
@@ -116,7 +114,7 @@ def sweep(database: Database) -> int:
     """Free the deliveries whose dispatcher is gone, without waiting for their lease; gives how many."""
     leased = select(Delivery.lease_owner).where(Delivery.status == DeliveryStatus.PENDING, Delivery.lease_owner.is_not(None)).distinct()
     with database.read() as connection:
-        gone = [owner for owner in connection.execute(leased).scalars() if leases.is_gone(owner)]
+        gone = [owner for owner in connection.execute(leased).scalars() if owner and leases.is_gone(owner)]
     if not gone:
         return 0
     with database.transaction() as connection:
@@ -171,7 +169,7 @@ def _outcome(answer: outbound.Answer | outbound.Failure, secrets: SecretStore, n
     excerpt = secrets.mask(answer.body[:EXCERPT_BYTES].decode("utf-8", errors="replace")).replace("\0", "\ufffd")
     taken = 200 <= answer.status < 300
     reason, detail = ("delivered", "") if taken else ("status", _why_not(answer.status))
-    return Outcome(now, answer.duration_ms, answer.status, reason, detail, excerpt, _retry_after_s(answer.headers, now))
+    return Outcome(now, answer.duration_ms, answer.status, reason, detail, excerpt, outbound.retry_after_s(answer.headers.get("retry-after"), now=now))
 
 
 def _why_not(status: int) -> str:
@@ -180,18 +178,6 @@ def _why_not(status: int) -> str:
     if status == GONE:
         return "The receiver answered 410: it wants no more. The callback is paused until it is resumed."
     return f"The receiver answered {status}; only 2xx counts as delivered."
-
-
-def _retry_after_s(headers: Mapping[str, str], now: datetime) -> float | None:
-    """Read Retry-After, seconds or a date (RFC 9110 §10.2.3), at most a day; None where it is absent or unreadable."""
-    text = headers.get("retry-after", "").strip()
-    if text.isascii() and text.isdigit():
-        return min(float(text[:9]), RETRY_AFTER_MAX_S)
-    try:
-        wait_s = (parsedate_to_datetime(text) - now).total_seconds()
-    except (ValueError, TypeError, OverflowError, IndexError):
-        return None
-    return min(max(wait_s, 0.0), RETRY_AFTER_MAX_S)
 
 
 def retry_delay(number: int, schedule_s: Sequence[float]) -> float | None:

@@ -90,13 +90,18 @@ class Names:
 
     def _look_up(self, host: str, port: int, running: Future[list[Entry]]) -> None:
         try:
-            running.set_result(self._resolve(host, port, type=socket.SOCK_STREAM))
+            found: list[Entry] | Exception = self._resolve(host, port, type=socket.SOCK_STREAM)
         except (OSError, ValueError, TypeError) as fault:
-            running.set_exception(fault)
+            found = fault
         finally:
+            # Before the result is set: whoever asks after that gets a look-up of its own, not this one's old answer.
             with self._free:
                 del self._running[host, port]
                 self._free.notify_all()
+        if isinstance(found, Exception):
+            running.set_exception(found)
+        else:
+            running.set_result(found)
 
 
 class Dialler:

@@ -199,7 +199,8 @@ def _record(worker: Worker, held: Held, result: stages.Result, roots: dict[str, 
     claim = held.claim
     end = _end(worker.secrets, result)
     if isinstance(result, stages.Failed) and result.reason == "cancelled":
-        return _record_cancelled(worker, held, end)
+        _record_cancelled(worker, held, end)
+        return None
     failure = None
     if isinstance(result, stages.Failed):
         failure = flow.Failure(result.reason, end.error_detail or "", result.retryable, result.retry_after_s)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 from orqo.deadline import Ended
@@ -17,6 +19,7 @@ FORBIDDEN_IN_HEADER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 FRAMING = {"content-length", "transfer-encoding"}
 UNREADABLE = "(unreadable URL)"
+RETRY_AFTER_MAX_S = 86400.0
 
 
 def check_request(method: str, url: str) -> None:
@@ -54,3 +57,17 @@ def shown_url(url: str) -> str:
     shown = f"{parts.scheme}://{user}{address}{'' if port is None else f':{port}'}{parts.path}"
     shown += ("?***" if parts.query else "") + ("#***" if parts.fragment else "")
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in shown)
+
+
+def retry_after_s(value: str | None, *, now: datetime) -> float | None:
+    """Read a Retry-After header, seconds or a date (RFC 9110 §10.2.3): the seconds from `now`, at most a day; None if unreadable."""
+    if value is None:
+        return None
+    if re.fullmatch(r"\d{1,9}", value.strip(), re.ASCII):
+        return min(float(value), RETRY_AFTER_MAX_S)
+    try:
+        moment = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    left_s = (moment.replace(tzinfo=moment.tzinfo or UTC) - now).total_seconds()
+    return min(max(left_s, 0.0), RETRY_AFTER_MAX_S)

@@ -21,7 +21,7 @@ from orqo import clock, db, deliveries, dispatcher, executor, instance, leases, 
 from orqo.config import Config
 from orqo.queue import Bell
 from orqo.secretstore import SecretStore
-from orqo.stages import descendants
+from orqo.stages import descendants, handover
 from orqo.workflows import Definitions
 
 log = logging.getLogger(__name__)
@@ -53,6 +53,7 @@ def main() -> int:
     secrets = SecretStore.from_config(config)
     children = [Child(f"worker-{number}", lambda: _work(config, key, secrets)) for number in range(1, config.workers + 1)]
     children.append(Child("dispatcher", lambda: _dispatch(config, key, secrets)))
+    handover.remove_leftovers(config.data / "runs")
     processes.adopt_orphans()
     gc.freeze()
     signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
@@ -107,7 +108,7 @@ def _become(child: Child, parent: int) -> None:
         os._exit(status)
 
 
-def _reap(children: list[Child]) -> None:
+def _reap(children: list[Child], *, stopping: bool = False) -> None:
     """Take note of what has ended; what a dead worker's stage left behind is ended too."""
     known = {child.pid: child for child in children if child.pid}
     died = False
@@ -119,17 +120,18 @@ def _reap(children: list[Child]) -> None:
         if pid == 0:
             break
         if pid in known:
-            _note_end(known[pid], os.waitstatus_to_exitcode(status))
+            _note_end(known[pid], os.waitstatus_to_exitcode(status), stopping=stopping)
             died = True
     if died:
         processes.end_strays({child.pid for child in children})
 
 
-def _note_end(child: Child, code: int) -> None:
+def _note_end(child: Child, code: int, *, stopping: bool) -> None:
     lived_s = time.monotonic() - child.started
     child.backoff_s = BACKOFF_FIRST_S if lived_s > SETTLED_S else min(child.backoff_s * 2, BACKOFF_MAX_S)
     child.pid, child.start_at = 0, time.monotonic() + child.backoff_s
-    log.warning("step=process name=%s status=ended code=%d again_s=%s", child.name, code, child.backoff_s)
+    if not stopping:
+        log.warning("step=process name=%s status=ended code=%d again_s=%s", child.name, code, child.backoff_s)
 
 
 def _stop(children: list[Child], within_s: float) -> None:
@@ -140,7 +142,7 @@ def _stop(children: list[Child], within_s: float) -> None:
     until = time.monotonic() + within_s
     while any(child.pid for child in children) and time.monotonic() < until:
         signal.sigtimedwait(WATCHED, 0.1)
-        _reap(children)
+        _reap(children, stopping=True)
     for child in children:
         if child.pid:
             log.warning("step=process name=%s status=killed", child.name)

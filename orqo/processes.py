@@ -1,57 +1,28 @@
-"""Child processes: started so that they cannot outlive us, started again when they die, stopped in order, strays ended.
+"""Child processes: started so that they do not outlive us, and what dead ones leave behind found and ended.
 
-Owns processes and signals. Never knows what the processes are for.
+Owns the starting of processes and what the kernel tells about them. Never knows what they are for. Source: prctl(2), proc(5).
 """
 
 from __future__ import annotations
 
 import ctypes
-import math
 import os
-import select
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 
 # From linux/prctl.h.
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
-BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.2, 5.0
-# A process that was up this long has not failed to start.
-SETTLED_S = 10.0
-# A program that cannot even come up once is not going to by being started again.
-FAILED_STARTS_MAX = 5
-TICK_S = 0.05
-# Two signals of one Ctrl-C (the terminal's and make's) come closer together than two Ctrl-Cs.
-HURRY_AFTER_S = 0.5
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-@dataclass(frozen=True)
-class Program:
-    """What to supervise. `ready` is asked until it says yes once.
-
-    On stopping, it gets SIGTERM and after `stop_timeout_s` SIGKILL; the next program's turn comes when it has ended,
-    or after `head_start_s`. `orphan_signal` is what it gets when the supervisor is killed.
-    """
-
-    name: str
-    argv: Sequence[str]
-    ready: Callable[[], bool] | None = None
-    stop_timeout_s: float = 10.0
-    head_start_s: float | None = None
-    orphan_signal: signal.Signals = signal.SIGTERM
-
-
 class CannotStart(Exception):
-    """The service cannot be started; the text is one sentence for whoever starts it."""
+    """The service, or a process of it, cannot be started; the text is one sentence for whoever tries."""
 
 
 def spawn(argv: Sequence[str], *, orphan_signal: signal.Signals, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
@@ -59,12 +30,17 @@ def spawn(argv: Sequence[str], *, orphan_signal: signal.Signals, env: Mapping[st
     parent = os.getpid()
 
     def before_exec() -> None:
-        if sys.platform == "linux":
-            _libc.prctl(PR_SET_PDEATHSIG, int(orphan_signal), 0, 0, 0)
-            if os.getppid() != parent:
-                os._exit(1)
+        die_with_parent(orphan_signal)
+        if os.getppid() != parent:
+            os._exit(1)
 
     return subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=before_exec)
+
+
+def die_with_parent(orphan_signal: signal.Signals) -> None:
+    """Have the kernel signal this process when its parent dies; a parent that is dead already has to be looked for."""
+    if sys.platform == "linux":
+        _libc.prctl(PR_SET_PDEATHSIG, int(orphan_signal), 0, 0, 0)
 
 
 def adopt_orphans() -> None:
@@ -87,202 +63,6 @@ def children() -> set[int]:
     return found
 
 
-class Signals:
-    """Signals as things to wait for: nothing runs in a handler."""
-
-    def __init__(self, *numbers: int) -> None:
-        self._reader, writer = socket.socketpair()
-        self._reader.setblocking(False)
-        writer.setblocking(False)
-        self._writer = writer
-        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        for number in numbers:
-            signal.signal(number, self._ignore)
-
-    def wait(self, timeout_s: float) -> bytes:
-        """Give the numbers of the signals that arrived, one byte each, as soon as there is one."""
-        select.select([self._reader], [], [], max(0.0, timeout_s))
-        try:
-            return self._reader.recv(4096)
-        except BlockingIOError:
-            return b""
-
-    @staticmethod
-    def _ignore(number: int, frame: FrameType | None) -> None:
-        """Stand in as the handler: the kernel writes the number to the socket."""
-
-
-@dataclass
-class _Child:
-    program: Program
-    process: subprocess.Popen[bytes] | None = None
-    started_at: float = 0.0
-    start_due: float = 0.0
-    backoff_s: float = BACKOFF_FIRST_S
-    # Whether it ever was: a program that comes up once is started again for ever.
-    ready: bool = False
-    failed_starts: int = 0
-    kill_due: float | None = None
-
-    @property
-    def running(self) -> bool:
-        return self.process is not None and self.process.poll() is None
-
-
-@dataclass
-class Supervisor:
-    """Keeps programs running until told to stop. `say` takes one line about what happens."""
-
-    env: Mapping[str, str]
-    say: Callable[[str], None]
-    _children: list[_Child] = field(default_factory=list)
-    _foreign: set[int] = field(default_factory=children)
-    _stop_began: float | None = None
-
-    def __post_init__(self) -> None:
-        adopt_orphans()
-        # nohup has us ignore SIGHUP, and means it.
-        hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
-        self._signals = Signals(signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, *hangup)
-
-    def add(self, program: Program) -> subprocess.Popen[bytes]:
-        """Start a program and keep it running; those added last stop first."""
-        child = _Child(program, ready=program.ready is None)
-        self._children.append(child)
-        return self._start(child)
-
-    def start_again(self, program: Program) -> subprocess.Popen[bytes]:
-        """Kill a program if it still runs, and start it."""
-        child = next(child for child in self._children if child.program is program)
-        if child.process:
-            child.process.kill()
-            child.process.wait()
-        return self._start(child)
-
-    def supervise(self, on_ready: Callable[[], None]) -> None:
-        """Start again what dies, until a signal asks to stop; call `on_ready` once everything that says so is ready.
-
-        CannotStart when a program fails at every start.
-        """
-        told = False
-        while not self.stop_asked(TICK_S if not told else 1.0):
-            for child in self._children:
-                self._look_after(child)
-            if not told and all(child.ready for child in self._children):
-                told = True
-                on_ready()
-
-    def stop_asked(self, timeout_s: float) -> bool:
-        """Wait for something to happen; say whether it was a signal to stop."""
-        due = [child.start_due - time.monotonic() for child in self._children if child.process is None]
-        numbers = self._signals.wait(min([timeout_s, *due]))
-        self._reap_strays()
-        return any(number != signal.SIGCHLD for number in numbers)
-
-    def _start(self, child: _Child) -> subprocess.Popen[bytes]:
-        child.process = spawn(child.program.argv, orphan_signal=child.program.orphan_signal, env=self.env)
-        child.started_at = time.monotonic()
-        return child.process
-
-    def _look_after(self, child: _Child) -> None:
-        now = time.monotonic()
-        if child.process is None:
-            if now >= child.start_due:
-                self._start(child)
-        elif child.process.poll() is not None:
-            self._bury(child, child.process.returncode, now)
-        elif not child.ready and child.program.ready is not None:
-            child.ready = child.program.ready()
-
-    def _bury(self, child: _Child, status: int, now: float) -> None:
-        """Note a death, end what the dead left behind, and set when it starts again."""
-        child.process = None
-        self._end_strays()
-        settled = now - child.started_at >= SETTLED_S
-        child.backoff_s = BACKOFF_FIRST_S if settled else child.backoff_s
-        how = f"was killed by signal {-status}" if status < 0 else f"ended with exit status {status}"
-        # Only a program that ends by itself before it was ever ready is one that cannot start.
-        child.failed_starts += status > 0 and not child.ready
-        if child.failed_starts >= FAILED_STARTS_MAX:
-            raise CannotStart(f"{child.program.name} {how} at each of {FAILED_STARTS_MAX} starts; what it wrote above says why.")
-        self.say(f"{child.program.name} {how}; it is started again in {child.backoff_s:.1f} s")
-        child.start_due = now + child.backoff_s
-        child.backoff_s = min(2 * child.backoff_s, BACKOFF_MAX_S)
-
-    def stop(self) -> None:
-        """End everything, each program in its turn and within its time; a second Ctrl-C ends everything at once."""
-        began = turn_due = time.monotonic()
-        waiting = [child for child in reversed(self._children) if child.running]
-        asked: list[_Child] = []
-        while waiting or any(child.running for child in asked):
-            now = time.monotonic()
-            if waiting and (now >= turn_due or not any(child.running for child in asked)):
-                asked.append(waiting.pop(0))
-                turn_due = now + _ask_to_end(asked[-1], now)
-            for child in asked:
-                if child.running and child.process and child.kill_due is not None and now >= child.kill_due:
-                    self.say(f"{child.program.name} did not end in time and is killed")
-                    child.process.kill()
-                    child.kill_due = None
-            if signal.SIGINT in self._signals.wait(TICK_S) and time.monotonic() - began > HURRY_AFTER_S:
-                self.kill()
-        self._end_strays()
-
-    def kill(self) -> None:
-        """End everything now."""
-        for child in self._children:
-            if child.process and child.running:
-                child.process.kill()
-                child.process.wait()
-        self._end_strays()
-
-    def _ours(self) -> set[int]:
-        return self._foreign | {child.process.pid for child in self._children if child.process}
-
-    def _reap_strays(self) -> None:
-        """Let the adopted dead go: they stay zombies until their new parent, which we are, has waited for them."""
-        while dead := _dead_child():
-            if dead in self._ours():
-                return
-            os.waitpid(dead, 0)
-
-    def _end_strays(self) -> None:
-        """Kill the children that we did not start: what dead programs left behind, level by level."""
-        until = time.monotonic() + 1.0
-        while (strays := children() - self._ours()) and time.monotonic() < until:
-            for pid in strays:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                    os.waitpid(pid, os.WNOHANG)
-                except (ProcessLookupError, ChildProcessError):
-                    pass
-            time.sleep(0.005)
-
-
-def _ask_to_end(child: _Child, now: float) -> float:
-    """Send SIGTERM; give the seconds until the next program's turn."""
-    if child.process:
-        child.process.terminate()
-    child.kill_due = now + child.program.stop_timeout_s
-    head_start_s = child.program.head_start_s
-    return math.inf if head_start_s is None else head_start_s
-
-
-def _dead_child() -> int | None:
-    """Name a child that has ended, without waiting for it: its Popen shall learn the exit status."""
-    try:
-        dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return None
-    return dead.si_pid if dead else None
-
-
-def die_with_parent(orphan_signal: signal.Signals) -> None:
-    """Have the kernel signal this process when its parent dies."""
-    if sys.platform == "linux":
-        _libc.prctl(PR_SET_PDEATHSIG, int(orphan_signal), 0, 0, 0)
-
-
 def end_strays(ours: set[int]) -> None:
     """Kill our children that are not `ours`, and the children that their deaths hand us, level by level."""
     until = time.monotonic() + 1.0
@@ -294,3 +74,20 @@ def end_strays(ours: set[int]) -> None:
             except (ProcessLookupError, ChildProcessError):
                 pass
         time.sleep(0.005)
+
+
+def reap_strays(ours: set[int]) -> None:
+    """Let the adopted dead go: they stay zombies until their new parent, which we are, has waited for them."""
+    while dead := _dead_child():
+        if dead in ours:
+            return
+        os.waitpid(dead, 0)
+
+
+def _dead_child() -> int | None:
+    """Name a child that has ended, without waiting for it: its Popen shall learn the exit status."""
+    try:
+        dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    return dead.si_pid if dead else None

@@ -43,9 +43,9 @@ class WakeUp(Job):
     what RQ would run beside the function is switched off.
     """
 
-    success_callback = None  # type: ignore[assignment]
-    failure_callback = None  # type: ignore[assignment]
-    stopped_callback = None  # type: ignore[assignment]
+    success_callback = None
+    failure_callback = None
+    stopped_callback = None
 
     def perform(self) -> Any:
         """Call `executor.work()` and nothing else."""

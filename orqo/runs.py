@@ -10,9 +10,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import Connection, Row, exists, func, insert, select, update
+from sqlalchemy import Connection, Row, Table, exists, func, insert, select, update
 
 from orqo import callbacks, clock, facts, flow, jsontext, leases
 from orqo.db import Database
@@ -26,8 +26,8 @@ CLAIMS_MAX = 5
 IDEMPOTENCY_HOURS = 24
 SWEEP_LIMIT = 200
 NO_LEASE: dict[str, Any] = {"lease_owner": None, "lease_boot": None, "lease_until": None}
-RUNS = Run.__table__
-STAGES = Stage.__table__
+RUNS = cast(Table, Run.__table__)
+STAGES = cast(Table, Stage.__table__)
 
 
 class LeaseLost(Exception):

@@ -17,15 +17,17 @@ from pathlib import Path
 
 from orqo import listening, valkey
 from orqo.config import PROJECT_DIR, Config
-from orqo.processes import CannotStart, Program, Supervisor
+from orqo.processes import CannotStart
+from orqo.supervisor import Program, Supervisor
 
 __all__ = ["CannotStart", "Program", "default_programs", "is_up", "make_data_folder", "run"]
 
 # Web and worker leave at nearly the same time, so that both and Valkey are gone 12 s after SIGTERM.
-WEB_HEAD_START_S = 0.5
+WEB_HEAD_START_S = 0.3
 WEB_STOP_TIMEOUT_S = 11.0
-WORKER_GRACE_S = 1.0
-VALKEY_STOP_TIMEOUT_S = 0.4
+# The worker kills what is left of its own when its time is over, and this much later it must be gone.
+WORKER_GRACE_S = 1.2
+VALKEY_STOP_TIMEOUT_S = 0.3
 READY_TIMEOUT_S = 2.0
 
 
@@ -67,11 +69,11 @@ def _run(
     _check_address(config)
     env = dict(os.environ)
     supervisor = Supervisor(env=env, say=_say)
+    stack.callback(supervisor.close)
     if not config.redis_url:
         # Read again by the children, which would refuse both.
         env.pop("REDIS_URL_FILE", None)
         env["REDIS_URL"] = _start_valkey(config, supervisor, stack)
-    stack.callback(supervisor.kill)
     prepare()
     for program in reversed(programs):
         supervisor.add(program)
@@ -144,7 +146,7 @@ def _start_valkey(config: Config, supervisor: Supervisor, stack: ExitStack) -> s
     folder = config.data / "valkey"
     folder.mkdir(mode=0o700, exist_ok=True)
     socket_path = stack.enter_context(valkey.socket_folder()) / valkey.SOCKET_NAME
-    # Registered after the socket's folder, so that it runs before that is removed.
+    # When a step fails: registered after the socket's folder, so that the server is gone before its folder.
     stack.callback(supervisor.kill)
     program = Program(
         name="valkey",

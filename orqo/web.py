@@ -39,8 +39,8 @@ WSGIApplication = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]
 log = logging.getLogger("orqo.web")
 
 
-def serve(app: WSGIApplication, config: Config) -> None:
-    """Listen and answer until SIGTERM or SIGINT, then answer what is in flight, for ten seconds at most.
+def serve(app: WSGIApplication, config: Config) -> int:
+    """Listen and answer until SIGTERM or SIGINT, then answer what is in flight, for ten seconds at most; give the exit status.
 
     The environ of each request has `orqo.draining`, a function that says whether the server is going away:
     whoever waits on a client's behalf asks it. A taken port ends the process with one line.
@@ -48,7 +48,8 @@ def serve(app: WSGIApplication, config: Config) -> None:
     try:
         sockets = listening.open_sockets(config.host, config.port)
     except listening.CannotListen as fault:
-        sys.exit(str(fault))
+        print(f"orqo: {fault}", file=sys.stderr, flush=True)
+        return 1
     server = Server(app, sockets, threads=config.threads, body_max_bytes=config.body_max_bytes)
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -59,6 +60,7 @@ def serve(app: WSGIApplication, config: Config) -> None:
         signal.signal(number, stop)
     log.info("listening host=%s port=%d", config.host, config.port)
     server.run()
+    return 0
 
 
 class Server:
@@ -162,6 +164,7 @@ class Channel(HTTPChannel):
     task_class = AnswerTask
     error_task_class = ProblemTask
     parser_class = Parser
+    close_when_flushed: bool
     refused = False
     discarding = False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,9 +27,15 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def settings(tmp_path: Path, redis_url: str) -> dict[str, str]:
-    """The environment of a fresh box; tests change it before they ask for the box."""
-    return {"ORQO_DATA": str(tmp_path / "data"), "REDIS_URL": redis_url, "ORQO_PORT": str(free_port()), "ORQO_WORKERS": "2"}
+def settings(redis_url: str) -> Iterator[dict[str, str]]:
+    """The environment of a fresh box; tests change it before they ask for the box.
+
+    Its folder lies where the stage user can enter: pytest's own is the tester's alone.
+    """
+    with tempfile.TemporaryDirectory(prefix="orqo-test-") as folder:
+        Path(folder).chmod(0o711)
+        data = Path(folder) / "data"
+        yield {"ORQO_DATA": str(data), "REDIS_URL": redis_url, "ORQO_PORT": str(free_port()), "ORQO_WORKERS": "2"}
 
 
 @pytest.fixture

@@ -191,6 +191,7 @@ STAGES_REFUSED: list[tuple[str, str]] = [
     ("script: x\n    timeout: 60", "needs quotes"),
     ("script: x\n    timeout: 0s", "more than 0"),
     ("script: x\n    timeout: 99999999999999999999999999999999999999999ms", "at most 366d"),
+    (f"script: x\n    timeout: {'9' * 400}ms", "at most 366d"),
     ("script: x\n    retry: {attempts: 0}", "from 1 to 100"),
     ("script: x\n    retry: {attempts: 101}", "from 1 to 100"),
     ("script: x\n    retry: {delay: soon}", "write a number and a unit"),
@@ -404,6 +405,12 @@ def test_summary_names_line_and_remedy() -> None:
     assert refused.value.as_dict()["errors"] == [
         {"pointer": "/stages/0/comand", "detail": "stages[0].comand is not known; did you mean command?", "line": 4}
     ]
+
+
+def test_misspelt_key_is_told_before_what_it_leaves_missing() -> None:
+    faults = faults_of("naem: w\nstages: [{name: a, script: x}]\n")
+
+    assert [fault.detail for fault in faults] == ["naem is not known; did you mean name?", "the file lacks name"]
 
 
 def test_many_faults_and_long_commands_are_told_in_bounded_time_and_number() -> None:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from receiver import LOOPBACK, OK, Serve, answered, answers, drips, failed, keeps_alive, receivers, send
 
 from orqo.outbound import Client
+from receiver import LOOPBACK, OK, Serve, answered, answers, drips, failed, keeps_alive, receivers, send
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from receiver import LOOPBACK, OK, REASONS, Receiver, Serve, answered, answers, failed, hangs, keeps_alive, receivers, reset, send
 
 from orqo.outbound import Answer, Client, Failure
+from receiver import LOOPBACK, OK, REASONS, Receiver, Serve, answered, answers, failed, hangs, keeps_alive, receivers, reset, send
 
 
 @pytest.fixture
@@ -38,7 +38,8 @@ def client() -> Iterator[Client]:
 def test_request_arrives_as_given(client: Client, serve: Serve) -> None:
     receiver = serve(answers(OK))
 
-    answer = answered(send(client, receiver.url("/a%20b?c=d#e"), headers={"X-Title": "caf\u00e9 ", "content-length": "99", "Transfer-Encoding": "chunked"}))
+    headers = {"X-Title": "caf\u00e9 ", "content-length": "99", "Transfer-Encoding": "chunked"}
+    answer = answered(send(client, receiver.url("/a%20b?c=d#e"), headers=headers))
 
     head, _, body = receiver.requests[0].partition(b"\r\n\r\n")
     lines = head.split(b"\r\n")

@@ -89,7 +89,8 @@ def test_missing_venv_module_names_what_to_install(copy: Path, tools: Path) -> N
     ended = make(copy, "run", path=tools)
 
     assert ended.returncode != 0
-    assert "orqo: python3 cannot make virtual environments here: install what is missing (Debian, Ubuntu: apt install python3-venv)" in ended.stderr
+    assert "orqo: python3 cannot make virtual environments here" in ended.stderr
+    assert "apt install python3-venv" in ended.stderr
     assert not (copy / ".venv").exists()
 
 
@@ -156,8 +157,8 @@ def test_make_run_serves_from_nothing(copy: Path, account: str) -> None:
     """As this user, and as an unprivileged one where this is root."""
     if account == "other" and os.geteuid() != 0:
         pytest.skip("only root can become another user")
-    if not (ROOT / "app.py").exists():
-        pytest.skip("there is no app.py yet")
+    if not (ROOT / "orqo" / "__main__.py").exists():
+        pytest.skip("there is no `python -m orqo` yet")
     become = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if account == "other" else []
     if become:
         open_to_others(copy)

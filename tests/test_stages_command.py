@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stage_context import make_context, make_roots, make_stage, reachable_folder
 
-from orqo import lookup, stages
+from orqo import flow, lookup, stages
 from orqo.stages import handover
 from orqo.stages.account import stage_account
+from stage_context import make_context, make_roots, make_stage, reachable_folder
 
 AS_ROOT = os.geteuid() == 0
 needs_root = pytest.mark.skipif(not AS_ROOT, reason="changing users needs root")
@@ -409,20 +409,21 @@ def test_program_closed_to_the_stage_user_says_so(run_dir: Path, tmp_path: Path)
 
 
 @needs_root
-def test_other_processors_change_the_user_too(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("processor", ["platform.machine()", "'unknown'"], ids=["this-processor", "any-processor"])
+def test_groups_of_the_service_are_given_up(run_dir: Path, processor: str) -> None:
     program = (
-        "import platform, sys; platform.machine = lambda: 'unknown'\n"
+        f"import os, platform, sys; found = {processor}; platform.machine = lambda: found; os.setgroups([0, 4])\n"
         "from pathlib import Path\nfrom orqo import stages\nfrom stage_context import make_context, make_stage\n"
-        "print(stages.execute(make_context(Path(sys.argv[1]), make_stage('command', ['id', '-u']))).output.decode())"
+        "print(stages.execute(make_context(Path(sys.argv[1]), make_stage('script', 'id -u; id -G'))).output.decode())"
     )
     project = Path(__file__).resolve().parent.parent
-    monkeypatch.setenv("PYTHONPATH", f"{project}:{project / 'tests'}")
+    env = os.environ | {"PYTHONPATH": f"{project}:{project / 'tests'}"}
 
-    done = subprocess.run([sys.executable, "-c", program, run_dir], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", program, run_dir], env=env, capture_output=True, text=True, check=True)
 
     account = stage_account("nobody")
     assert account is not None
-    assert done.stdout.strip() == str(account.uid)
+    assert done.stdout.split() == [str(account.uid), *map(str, account.groups)]
 
 
 @pytest.mark.parametrize(
@@ -439,4 +440,14 @@ def test_other_processors_change_the_user_too(run_dir: Path, monkeypatch: pytest
     ],
 )
 def test_what_changes_nothing_is_repeatable(kind: str, spec: Any, idempotent: bool, expected: bool) -> None:
-    assert stages.repeatable(make_stage(kind, spec, idempotent=idempotent)) == expected
+    assert flow.repeatable(make_stage(kind, spec, idempotent=idempotent)) == expected
+
+
+def test_a_command_writes_files_as_a_login_shell_would(run_dir: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        result = completed(run_script(run_dir, "umask"))
+    finally:
+        os.umask(before)
+
+    assert result.output == b"0022"

@@ -6,17 +6,15 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from stage_context import make_context, make_roots, make_stage
 
 from orqo import stages
 from orqo.stages import http
+from stage_context import make_context, make_roots, make_stage
 
 FORM = "application/x-www-form-urlencoded"
 
@@ -266,29 +264,6 @@ def test_cancelled_request_ends_at_once(server: Server, tmp_path: Path) -> None:
 
     assert (result.reason, result.detail, result.retryable) == ("cancelled", "the run was stopped", False)
     assert time.monotonic() - began < 0.9
-
-
-@pytest.mark.parametrize(
-    ("value", "low_s", "high_s"),
-    [
-        ("7", 7, 7),
-        (" 0 ", 0, 0),
-        ("99999999", 86400, 86400),
-        (format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True), 60, 90),
-        (format_datetime(datetime.now(UTC) - timedelta(seconds=90), usegmt=True), 0, 0),
-    ],
-    ids=["seconds", "zero", "at-most-a-day", "date", "past-date"],
-)
-def test_retry_after_is_seconds_or_a_date(value: str, low_s: float, high_s: float) -> None:
-    read = http.retry_after_s(value)
-
-    assert read is not None
-    assert low_s <= read <= high_s
-
-
-@pytest.mark.parametrize("value", [None, "", "soon", "-5", "1.5", "\u0661", "Mon, 99 Foo 2026"])
-def test_unreadable_retry_after_is_none(value: str | None) -> None:
-    assert http.retry_after_s(value) is None
 
 
 def test_retry_after_is_passed_on(server: Server, tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stage_context import make_context, make_stage, reachable_folder
 
 from orqo import stages
 from orqo.stages import process
+from stage_context import make_context, make_stage, reachable_folder
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 NEVER_ENDS = "sleep 300"
@@ -102,6 +102,13 @@ def test_end_of_command_leaves_no_process(run_dir: Path, script: str) -> None:
     assert result.output == b"done"
     assert time.monotonic() - began < 2
     assert alive_in(run_dir) == []
+
+
+def test_last_words_of_the_background_are_waited_for(run_dir: Path) -> None:
+    result = run_script(run_dir, "(sleep 0.03; echo late) & echo early")
+
+    assert isinstance(result, stages.Completed)
+    assert result.output == b"early\nlate"
 
 
 def test_process_that_forks_and_flees_all_the_time_is_caught(run_dir: Path) -> None:

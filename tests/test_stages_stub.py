@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stage_context import make_context, make_roots, make_stage
 
 from orqo import stages
+from stage_context import make_context, make_roots, make_stage
 
 
 def pretend(tmp_path: Path, spec: Any, *, stage: dict[str, Any] | None = None, **changes: Any) -> stages.Result:

@@ -38,7 +38,7 @@ def app(environ, start_response):
     return [body]
 
 logging.basicConfig(level=logging.DEBUG)
-web.serve(app, Config.from_environ())
+raise SystemExit(web.serve(app, Config.from_environ()))
 """
 
 
@@ -312,4 +312,4 @@ def test_taken_port_is_one_line() -> None:
         ended = subprocess.run([sys.executable, "-c", APP], env=env, capture_output=True, text=True, timeout=20)
 
     assert ended.returncode == 1
-    assert re.fullmatch(r"Cannot listen on 127\.0\.0\.1 port \d+: Address already in use: .*ORQO_PORT\.\n", ended.stderr)
+    assert re.fullmatch(r"orqo: Cannot listen on 127\.0\.0\.1 port \d+: Address already in use: .*ORQO_PORT\.\n", ended.stderr)

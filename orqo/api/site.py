@@ -1,56 +1,40 @@
 """What a request handler works with, and who may call what.
 
-Owns the Site that create_app() hangs on the application, and the one way of presenting an API token.
+Owns the API's part of the Site, and the one way of presenting an API token.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 
 from flask import current_app, request
 from sqlalchemy import Connection
 
-from orqo import db, runs, tokens
+from orqo import site as web_site
+from orqo import tokens
 from orqo.api.validation import Validators
-from orqo.config import Config
-from orqo.db import Database
-from orqo.errors import Forbidden, Unauthorized, Unavailable
-from orqo.queue import Bell
+from orqo.errors import Forbidden, Unauthorized
+from orqo.site import check_room, reading
+
+__all__ = ["Site", "check_room", "holder_with", "presented_token", "reading", "site"]
 
 BEARER = re.compile(r"Bearer +([\x21-\x7e]+) *", re.IGNORECASE)
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="orqo"'}
 INVALID_TOKEN = {"WWW-Authenticate": 'Bearer realm="orqo", error="invalid_token"'}
 
 
-@dataclass
-class Site:
-    """The parts of one web process. `counts` are since its start: what was refused without being stored."""
+@dataclass(kw_only=True)
+class Site(web_site.Site):
+    """The parts of one web process, and what holds request bodies against the API's description."""
 
-    config: Config
-    database: Database
-    box: runs.Box
-    bell: Bell
-    key: bytes
     validators: Validators
-    counts: Counter[str] = field(default_factory=Counter)
 
 
 def site() -> Site:
     """Give the current application's Site."""
     return current_app.extensions["orqo"]  # type: ignore[no-any-return]
-
-
-@contextmanager
-def reading() -> Iterator[Connection]:
-    """Give a read-only connection of Flask-SQLAlchemy's session for this request."""
-    session = current_app.extensions["sqlalchemy"].session
-    yield session.connection(execution_options={"read_only": True})
-    session.rollback()
 
 
 def presented_token() -> str | None:
@@ -70,10 +54,3 @@ def holder_with(connection: Connection, scope: str, *, now: datetime) -> tokens.
     if not holder.may(scope):
         raise Forbidden(f"This API token lacks the scope {scope}. Make one that has it in Settings → API Tokens.")
     return holder
-
-
-def check_room(config: Config) -> None:
-    """Raise Unavailable below the disk's watermark: what could not be finished is not accepted."""
-    free = db.free_bytes(config.database_path)
-    if free is not None and free < config.disk_free_min_bytes:
-        raise Unavailable("The disk is nearly full (ORQO_DISK_FREE_MIN): free some space. Nothing was stored.", retry_after_s=60)

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from orqo.definition import StageDefinition
 from orqo.lookup import LookupFailed
 from orqo.stages import command, http, script, stub
 from orqo.stages.context import Context, timed_out
 from orqo.stages.result import CannotRun, Completed, Failed, Result
 
-__all__ = ["KINDS", "Completed", "Context", "Failed", "Result", "execute", "repeatable"]
+__all__ = ["KINDS", "Completed", "Context", "Failed", "Result", "execute"]
 
 KINDS: dict[str, Callable[[Context], Result]] = {
     "command": command.execute,
@@ -36,8 +35,3 @@ def execute(context: Context) -> Result:
         return Failed("lookup_failed", fault.detail, retryable=False)
     except CannotRun as fault:
         return Failed("stage_failed", fault.detail, retryable=False)
-
-
-def repeatable(stage: StageDefinition) -> bool:
-    """Say whether a stage may be executed again after a crash hid whether it was: reads, stubs and what says `idempotent`."""
-    return stage.idempotent or stage.kind == "stub" or (stage.kind == "http" and http.is_read(stage.spec))

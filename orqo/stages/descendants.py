@@ -89,11 +89,14 @@ def _reap(processes: Iterable[Process]) -> None:
 def _signal_groups(processes: Iterable[Process], number: signal.Signals) -> None:
     """Signal whole groups: the kernel does that in one step, so that a member that forks all the time cannot slip away.
 
-    A group stays within its session and a stage's child begins its own, so none of these groups is ours.
+    A stage's child begins its own session and no group reaches out of its session, so none of these is ours; should one
+    be, its members are signalled one by one.
     """
-    for group in {process.group for process in processes if not process.is_zombie}:
+    own_group = os.getpgrp()
+    living = [process for process in processes if not process.is_zombie]
+    for target in {process.pid if process.group == own_group else -process.group for process in living}:
         with suppress(ProcessLookupError, PermissionError):
-            os.killpg(group, number)
+            os.kill(target, number)
 
 
 def _has_children() -> bool:

@@ -8,23 +8,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from orqo import clock, jsontext, lookup
-from orqo.outbound import Answer, Failure
+from orqo import clock, flow, jsontext, lookup
+from orqo.outbound import Answer, Failure, retry_after_s
 from orqo.stages.context import Context, cancelled, timed_out
 from orqo.stages.result import Completed, Failed, Result, as_text
 
-READS = frozenset({"GET", "HEAD", "OPTIONS"})
 # A server that says one of these has not done what it was asked; the others leave it open, so a write is not sent again.
 NOT_DONE = frozenset({429, 502, 503, 504})
 TRANSIENT = NOT_DONE | {408, 425, 500}
 PERMANENT_REASONS = frozenset({"address_refused", "bad_url"})
 UNCONNECTED_REASONS = frozenset({"refused", "dns"})
-RETRY_AFTER_MAX_S = 86400.0
 JSON_TYPE = re.compile(r"[\w.-]+/([\w.-]+\+)?json", re.IGNORECASE)
 
 
@@ -45,29 +41,10 @@ def execute(context: Context) -> Result:
     return _failed(context, answer, why) if isinstance(answer, Failure) else _answered(context, answer)
 
 
-def is_read(spec: Mapping[str, Any]) -> bool:
-    """Say whether the request changes nothing on the other side, by its method (RFC 9110 §9.2.1)."""
-    return _method(spec) in READS
-
-
 def is_expected(status: int, expect: Any) -> bool:
     """Say whether a status fits `2xx`, `200` or a list of those."""
     patterns = expect if isinstance(expect, list) else [expect]
     return any(re.fullmatch(str(pattern).lower().replace("x", r"\d"), str(status)) for pattern in patterns)
-
-
-def retry_after_s(value: str | None) -> float | None:
-    """Read a Retry-After header, seconds or a date (RFC 9110 §10.2.3): the seconds from now, at most a day; None if unreadable."""
-    if value is None:
-        return None
-    if re.fullmatch(r"\d{1,9}", value.strip(), re.ASCII):
-        return min(float(value), RETRY_AFTER_MAX_S)
-    try:
-        moment = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    left_s = (moment.replace(tzinfo=moment.tzinfo or UTC) - clock.now()).total_seconds()
-    return min(max(left_s, 0.0), RETRY_AFTER_MAX_S)
 
 
 class _Why:
@@ -124,7 +101,7 @@ def _texts(value: Any) -> Iterator[str]:
 def _failed(context: Context, failure: Failure, why: _Why) -> Failed:
     if failure.reason == "cancelled":
         return cancelled(why.reason)
-    repeats = _repeats(context)
+    repeats = flow.repeatable(context.stage)
     if context.left_s <= 0:
         return timed_out(context, retryable=repeats)
     never_sent = failure.reason in UNCONNECTED_REASONS and not failure.sent
@@ -146,13 +123,9 @@ def _answered(context: Context, answer: Answer) -> Result:
         output_kind=kind,
         truncated=answer.truncated,
         response=response,
-        retryable=answer.status in (TRANSIENT if _repeats(context) else NOT_DONE),
-        retry_after_s=retry_after_s(answer.headers.get("retry-after")),
+        retryable=answer.status in (TRANSIENT if flow.repeatable(context.stage) else NOT_DONE),
+        retry_after_s=retry_after_s(answer.headers.get("retry-after"), now=clock.now()),
     )
-
-
-def _repeats(context: Context) -> bool:
-    return context.stage.idempotent or is_read(context.stage.spec)
 
 
 def _shown(expect: Any) -> str:

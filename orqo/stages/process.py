@@ -29,6 +29,7 @@ GRACE_S = 2.0  # from SIGTERM to SIGKILL
 GENTLE = ("timeout", "stopped")  # a lost lease and the end of the worker leave no time for a grace
 # `tee` in a `>(tee log)` ends a moment after the command that it reads from: its last words are waited for.
 LINGER_S = 0.1
+UMASK = 0o022
 KILL_S = 1.0  # for the kernel to carry out SIGKILL
 BLIND_LOOK_S = 0.02  # between two looks at the child where the kernel has no pidfd
 
@@ -162,9 +163,10 @@ class _Child:
 def _start(stack: ExitStack, command: Command, *, max_output_bytes: int) -> _Child:
     stdout_fd, child_stdout = _pipe(stack, command.account)
     stderr_fd, child_stderr = _pipe(stack, command.account)
-    files = {"stdin": command.stdin, "stdout": child_stdout, "stderr": child_stderr}
+    # The service's own files are private by its umask; what a command writes is as a login shell would leave it.
+    options = {"env": command.env, "cwd": command.cwd, "close_fds": True, "start_new_session": True, "umask": UMASK}
     try:
-        popen = start(command.account, command.argv, **files, env=command.env, cwd=command.cwd, close_fds=True, start_new_session=True)
+        popen = start(command.account, command.argv, stdin=command.stdin, stdout=child_stdout, stderr=child_stderr, **options)
     except OSError as fault:
         raise CannotStart(fault) from fault
     finally:

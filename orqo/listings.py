@@ -1,0 +1,98 @@
+"""Lists as the pages show them: newest first, keyset pages, each from an index and bounded.
+
+Reads only. A page of 50 costs the same whatever the tables hold: no count, no offset, and no column that may be large.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, select
+
+from orqo.deliveries import shown_url
+from orqo.models import ApiToken, Delivery, Request, Run, Trigger, Workflow, WorkflowVersion
+
+PAGE_ROWS = 50
+RECENT_ROWS = 12
+LARGEST_ID = 2**63 - 1
+RUNS = Run.__table__
+LISTED = (
+    *(RUNS.c[name] for name in ("id", "workflow_id", "status", "origin", "trigger_id", "token_id", "created_at", "started_at")),
+    *(RUNS.c[name] for name in ("finished_at", "wake_at", "stop_requested_at", "error_reason", "error_detail", "error_stage")),
+)
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page of a list; `older` is the key that the next page begins before, None at the end."""
+
+    rows: list[Any]
+    older: int | None
+
+
+def runs(connection: Connection, *, workflow_id: int | None = None, status: str | None = None, before: int | None = None) -> Page:
+    """Give runs with `workflow`, `trigger` and `token` (names, null where there is none)."""
+    query = listed_runs()
+    if workflow_id is not None:
+        query = query.where(RUNS.c.workflow_id == workflow_id)
+    if status:
+        query = query.where(RUNS.c.status == status)
+    return _page(connection, query, RUNS.c.id, before)
+
+
+def listed_runs() -> Select[Any]:
+    """Give the query of runs as lists show them, without a condition, an order or a limit."""
+    names = (Workflow.name.label("workflow"), Trigger.name.label("trigger"), ApiToken.name.label("token"))
+    joined = select(*LISTED, *names).join(Workflow, Workflow.id == RUNS.c.workflow_id)
+    return joined.outerjoin(Trigger, Trigger.id == RUNS.c.trigger_id).outerjoin(ApiToken, ApiToken.id == RUNS.c.token_id)
+
+
+def deliveries(
+    connection: Connection, *, status: str | None = None, callback_ids: list[int] | None = None, before: int | None = None
+) -> Page:
+    """Give deliveries with `shown_url`, without their bodies."""
+    named = ("id", "run_id", "callback_id", "event", "url", "status", "attempts", "next_attempt_at", "created_at", "finished_at")
+    query = select(*(Delivery.__table__.c[name] for name in named))
+    if status:
+        query = query.where(Delivery.status == status)
+    if callback_ids is not None:
+        query = query.where(Delivery.callback_id.in_(callback_ids))
+    page = _page(connection, query, Delivery.__table__.c.id, before)
+    return Page([dict(row._mapping) | {"shown_url": shown_url(row.url)} for row in page.rows], page.older)
+
+
+def received(connection: Connection, *, before: int | None = None) -> Page:
+    """Give the received events without their bodies."""
+    columns = (Request.id, Request.webhook_id, Request.run_id, Request.event, Request.received_at)
+    return _page(connection, select(*columns), Request.__table__.c.id, before)
+
+
+def received_one(connection: Connection, request_id: int) -> Row[Any] | None:
+    """Give one received event, None where there is none."""
+    if not 0 < request_id <= LARGEST_ID:
+        return None
+    return connection.execute(select(Request.__table__).where(Request.id == request_id)).one_or_none()
+
+
+def workflows(connection: Connection, *, after: str = "") -> tuple[list[dict[str, Any]], str | None]:
+    """Give workflows by name, each with its `recent` runs, newest first, and the name that the next page begins after."""
+    columns = (Workflow.id, Workflow.name, Workflow.enabled, Workflow.updated_at, WorkflowVersion.number.label("version"))
+    query = select(*columns).join(WorkflowVersion, WorkflowVersion.id == Workflow.version_id).where(Workflow.deleted_at.is_(None))
+    rows = connection.execute(query.where(Workflow.name > after).order_by(Workflow.name).limit(PAGE_ROWS + 1)).all()
+    shown = [dict(row._mapping) | {"recent": recent(connection, row.id)} for row in rows[:PAGE_ROWS]]
+    return shown, rows[PAGE_ROWS - 1].name if len(rows) > PAGE_ROWS else None
+
+
+def recent(connection: Connection, workflow_id: int) -> list[Row[Any]]:
+    """Give the newest runs of a workflow: id, status, times."""
+    columns = (RUNS.c.id, RUNS.c.status, RUNS.c.created_at, RUNS.c.finished_at)
+    newest = select(*columns).where(RUNS.c.workflow_id == workflow_id).order_by(RUNS.c.id.desc()).limit(RECENT_ROWS)
+    return list(connection.execute(newest))
+
+
+def _page(connection: Connection, query: Select[Any], key: Any, before: int | None) -> Page:
+    if before is not None:
+        query = query.where(key < before)
+    rows = list(connection.execute(query.order_by(key.desc()).limit(PAGE_ROWS + 1)))
+    return Page(rows[:PAGE_ROWS], rows[PAGE_ROWS - 1].id if len(rows) > PAGE_ROWS else None)
