@@ -168,6 +168,7 @@ CREATE TABLE callbacks (
     secret TEXT,                                -- name of the signing secret; NULL: derived from the instance key
     guarded INTEGER NOT NULL DEFAULT 0,         -- 1: a request can influence the host, so the address rule holds
     origin TEXT NOT NULL,                       -- file | cli | dashboard | api
+    failing_since TEXT,                         -- of the first failed attempt since the last success
     paused_at TEXT,
     pause_reason TEXT,
     created_at TEXT NOT NULL,
@@ -208,7 +209,7 @@ CREATE TABLE deliveries (
     CHECK (status IN ('pending', 'delivered', 'dead')),
     CHECK (guarded IN (0, 1))
 );
-CREATE INDEX deliveries_due ON deliveries (next_attempt_at, id) WHERE status = 'pending';
+CREATE INDEX deliveries_due ON deliveries (next_attempt_at, id, host) WHERE status = 'pending';
 CREATE INDEX deliveries_in_order ON deliveries (run_id, channel, id);
 CREATE INDEX deliveries_by_status ON deliveries (status, id);
 CREATE INDEX deliveries_by_callback ON deliveries (callback_id, id);

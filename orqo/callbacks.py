@@ -10,7 +10,7 @@ import json
 import secrets as random_tokens
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,10 +18,12 @@ from sqlalchemy import Connection, Row, exists, func, insert, or_, select, updat
 
 from orqo import clock, jsontext, lookup
 from orqo.definition import CallbackDefinition
-from orqo.errors import NotFound
+from orqo.errors import Conflict, NotFound
 from orqo.models import Attempt, Callback, Delivery, DeliveryStatus
 
 OUTPUT_MAX_BYTES = 65536
+FAILING_MAX = timedelta(days=5)
+NOT_PAUSED = {"paused_at": None, "pause_reason": None, "failing_since": None}
 EVENTS = ("completed", "failed", "stopped", "output")
 
 
@@ -59,7 +61,7 @@ def configure(
 
     A callback whose URL stays keeps its row, and with it a pause and its deliveries.
     """
-    owned = (Callback.workflow_id == workflow_id, Callback.trigger_id.is_(trigger_id) if trigger_id is None else Callback.trigger_id == trigger_id)
+    owned = (Callback.workflow_id == workflow_id, Callback.trigger_id.is_not_distinct_from(trigger_id))
     rows = connection.execute(select(Callback.__table__).where(*owned, Callback.origin == origin, Callback.removed_at.is_(None))).all()
     kept: set[int] = set()
     for callback in wanted:
@@ -202,6 +204,15 @@ def _rendered(event: Event, target: _Target, *, sequence: int, now: datetime) ->
     return {"url": jsontext.dump(url), "headers": jsontext.dump(headers), "host": _host(url), "body": body}
 
 
+def rendered(event: Event, callback: Row[Any], *, now: datetime) -> dict[str, Any]:
+    """Render an event for one configured callback as `record` does, and write nothing: url, headers, host, body, secret, guarded.
+
+    Raises LookupFailed where a template of the callback's reads what the event does not have.
+    """
+    target = _configured(callback)
+    return _rendered(event, target, sequence=1, now=now) | {"secret": target.secret, "guarded": target.guarded}
+
+
 class _Marks(dict[str, str]):
     """Stands for the secrets while a template is rendered: each look-up gives a mark that payload cannot contain."""
 
@@ -279,19 +290,37 @@ def get(connection: Connection, callback_id: int) -> Row[Any]:
     return row
 
 
+def remove(connection: Connection, callback_id: int, *, now: datetime) -> None:
+    """Take a callback away; its deliveries stay. NotFound where there is none, Conflict where a file configures it."""
+    if get(connection, callback_id).origin == "file":
+        raise Conflict(f"Callback {callback_id} is configured in the workflow's file: take it out there and apply the file.")
+    connection.execute(update(Callback).where(Callback.id == callback_id).values(removed_at=clock.to_text(now)))
+
+
 def pause(connection: Connection, callback_id: int, *, reason: str, now: datetime) -> None:
     """Hold all deliveries of a callback until it is resumed."""
-    connection.execute(
-        update(Callback).where(Callback.id == callback_id, Callback.paused_at.is_(None)).values(paused_at=clock.to_text(now), pause_reason=reason)
-    )
+    unpaused = update(Callback).where(Callback.id == callback_id, Callback.paused_at.is_(None))
+    connection.execute(unpaused.values(paused_at=clock.to_text(now), pause_reason=reason))
     held = (Delivery.callback_id == callback_id, Delivery.status == DeliveryStatus.PENDING)
     connection.execute(update(Delivery).where(*held).values(next_attempt_at=None))
+
+
+def note_attempt(connection: Connection, callback_id: int, *, delivered: bool, now: datetime) -> None:
+    """Remember since when a callback has only failed; five days of nothing but failures pause it."""
+    same = Callback.id == callback_id
+    if delivered:
+        connection.execute(update(Callback).where(same, Callback.failing_since.is_not(None)).values(failing_since=None))
+        return
+    connection.execute(update(Callback).where(same, Callback.failing_since.is_(None)).values(failing_since=clock.to_text(now)))
+    since = connection.execute(select(Callback.failing_since).where(same)).scalar()
+    if since and since <= clock.to_text(now - FAILING_MAX):
+        pause(connection, callback_id, reason=f"Every attempt since {since} failed.", now=now)
 
 
 def resume(connection: Connection, callback_id: int, *, now: datetime) -> None:
     """Let the deliveries of a paused callback go on: the earliest of each run at once. NotFound where there is none."""
     get(connection, callback_id)
-    connection.execute(update(Callback).where(Callback.id == callback_id).values(paused_at=None, pause_reason=None))
+    connection.execute(update(Callback).where(Callback.id == callback_id).values(NOT_PAUSED))
     pending = (Delivery.callback_id == callback_id, Delivery.status == DeliveryStatus.PENDING)
     heads = select(func.min(Delivery.id)).where(*pending).group_by(Delivery.run_id, Delivery.channel)
     connection.execute(update(Delivery).where(Delivery.id.in_(heads)).values(next_attempt_at=clock.to_text(now)))

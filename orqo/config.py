@@ -18,7 +18,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 DEFAULT_CALLBACK_RETRIES = "5s,5m,30m,2h,5h,10h,14h,20h,24h"
-DURATION = re.compile(r"(\d+)(ms|s|m|h|d)")
+DURATION = re.compile(r"([0-9]+)(ms|s|m|h|d)")
 DURATION_S = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 SECRET_PREFIX = "ORQO_SECRET_"
 
@@ -52,7 +52,7 @@ def duration_s(text: str) -> float:
 
 def size_bytes(text: str) -> int:
     """Give the bytes of `65536`, `256KiB`, `1MiB` or `1GiB`; ValueError on anything else."""
-    found = re.fullmatch(r"(\d+)(B|KiB|MiB|GiB)?", text.strip())
+    found = re.fullmatch(r"([0-9]+)(B|KiB|MiB|GiB)?", text.strip())
     if not found:
         raise ValueError("write a number of bytes, or a number with KiB, MiB or GiB")
     return int(found[1]) * {None: 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}[found[2]]
@@ -60,7 +60,7 @@ def size_bytes(text: str) -> int:
 
 def _integer(low: int, high: int) -> Callable[[str], int]:
     def read(text: str) -> int:
-        if not re.fullmatch(r"\d{1,12}", text) or not low <= int(text) <= high:
+        if not re.fullmatch(r"[0-9]{1,12}", text) or not low <= int(text) <= high:
             raise ValueError(f"write a whole number from {low} to {high}")
         return int(text)
 
@@ -192,7 +192,7 @@ def _read(setting: Setting, source: Mapping[str, str], faults: list[str]) -> Any
 
 
 def _from_file_or_variable(name: str, source: Mapping[str, str]) -> str | None:
-    """Give the variable's text, or the first line of the file that `NAME_FILE` names."""
+    """Give the variable's text, or that of the file that `NAME_FILE` names, without its last newline."""
     path = source.get(f"{name}_FILE")
     if path and source.get(name):
         raise ValueError(f"set {name} or {name}_FILE, not both")

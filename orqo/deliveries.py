@@ -29,6 +29,7 @@ TIMEOUT_S = 15.0
 LEASE_S = 45.0
 JITTER = 0.1
 GONE = 410
+PREVIOUS = "_PREVIOUS"
 COLUMNS = Delivery.__table__
 
 
@@ -130,24 +131,34 @@ def send(delivery: Row[Any], sender: Sender, *, now: datetime) -> Outcome:
     try:
         url = _filled(json.loads(delivery.url), sender.secrets, quoted=True)
         headers = {name: _filled(value, sender.secrets, quoted=False) for name, value in json.loads(delivery.headers).items()}
-        secret = sender.secrets[delivery.secret] if delivery.secret else signing.derived_secret(sender.key, url)
+        keys = _signing_keys(delivery.secret, url, sender)
     except KeyError as fault:
         name = fault.args[0]
-        return Outcome(now, 0, None, "secret_missing", f"There is no secret {name}; set ORQO_SECRET_{name} and redeliver.")
-    signed = signing.callback_headers(
-        [signing.secret_bytes(secret)], message_id=delivery.webhook_id, timestamp=int(now.timestamp()), body=delivery.body
-    )
-    headers = {"Content-Type": "application/json", **headers, **signed}
+        return Outcome(now, 0, None, "secret_missing", f"There is no secret {name}; set ORQO_SECRET_{name}.")
+    except ValueError as fault:
+        return Outcome(now, 0, None, "secret_unusable", f"The secret {delivery.secret} cannot sign: {fault}.")
+    signed = signing.callback_headers(keys, message_id=delivery.webhook_id, timestamp=int(now.timestamp()), body=delivery.body)
     answer = sender.client.send(
         method="POST",
         url=url,
-        headers=headers,
+        headers={"Content-Type": "application/json", **headers, **signed},
         body=delivery.body,
         guarded=bool(delivery.guarded),
         timeout_s=TIMEOUT_S,
         max_bytes=ANSWER_MAX_BYTES,
     )
     return _outcome(answer, sender.secrets, now)
+
+
+def _signing_keys(name: str | None, url: str, sender: Sender) -> list[bytes]:
+    """Give the keys to sign with, the newest first: while a secret is rotated, NAME_PREVIOUS signs too.
+
+    KeyError where the secret is absent, ValueError where it is empty or not what its prefix says.
+    """
+    if name is None:
+        return [signing.secret_bytes(signing.derived_secret(sender.key, url))]
+    previous = sender.secrets.get(f"{name}{PREVIOUS}")
+    return [signing.secret_bytes(secret) for secret in (sender.secrets[name], previous) if secret is not None]
 
 
 def _filled(segments: Sequence[Any], secrets: Mapping[str, str], *, quoted: bool) -> str:
@@ -169,7 +180,8 @@ def _outcome(answer: outbound.Answer | outbound.Failure, secrets: SecretStore, n
     excerpt = secrets.mask(answer.body[:EXCERPT_BYTES].decode("utf-8", errors="replace")).replace("\0", "\ufffd")
     taken = 200 <= answer.status < 300
     reason, detail = ("delivered", "") if taken else ("status", _why_not(answer.status))
-    return Outcome(now, answer.duration_ms, answer.status, reason, detail, excerpt, outbound.retry_after_s(answer.headers.get("retry-after"), now=now))
+    retry_after_s = outbound.retry_after_s(answer.headers.get("retry-after"), now=now)
+    return Outcome(now, answer.duration_ms, answer.status, reason, detail, excerpt, retry_after_s)
 
 
 def _why_not(status: int) -> str:
@@ -203,6 +215,8 @@ def record_attempt(
         if row is None:
             return None
         status, next_s = _verdict(outcome, row.retries, schedule_s)
+        if delivery.callback_id:
+            callbacks.note_attempt(connection, delivery.callback_id, delivered=outcome.delivered, now=now)
         if outcome.status_code == GONE and delivery.callback_id:
             callbacks.pause(connection, delivery.callback_id, reason="The receiver answered 410 Gone.", now=now)
         _settle(connection, delivery, status, next_s, now)

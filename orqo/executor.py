@@ -118,9 +118,9 @@ def _fail(worker: Worker, held: Held) -> None:
     """End a run that our own bug keeps from going on, so that it does not go round for ever."""
     error = flow.RunError(Reason.FAULT, "The worker met a fault of its own; the log beside this time says which.", held.claim.stage.name)
     end = runs.StageEnd(error_reason=error.reason, error_detail=error.detail)
-    verdict = flow.End(RunStatus.FAILED, error)
+    verdict, output = flow.End(RunStatus.FAILED, error), runs.Output(None, None)
     try:
-        runs.finish(worker.box, held.claim, end, verdict, runs.Output(None, None), elapsed_ms=held.elapsed_ms, next_owner=None, now=clock.now())
+        runs.finish(worker.box, held.claim, end, verdict, output, elapsed_ms=held.elapsed_ms, next_owner=None, now=clock.now())
     except (runs.LeaseLost, Unavailable):
         log.error("step=finish run=%s status=unrecorded", held.claim.run.id)
 
@@ -205,7 +205,8 @@ def _record(worker: Worker, held: Held, result: stages.Result, roots: dict[str, 
     if isinstance(result, stages.Failed):
         failure = flow.Failure(result.reason, end.error_detail or "", result.retryable, result.retry_after_s)
     passes = {row.name: sum(other.name == row.name for other in claim.history) for row in claim.history}
-    step = _within_time(held, flow.after(claim.definition, claim.stage, failure, failures=claim.stage_row.failures + 1, passes=passes), failure)
+    step = flow.after(claim.definition, claim.stage, failure, failures=claim.stage_row.failures + 1, passes=passes)
+    step = _within_time(held, step, failure)
     if isinstance(step, flow.Retry):
         return _record_retry(worker, held, end, step)
     if isinstance(step, flow.Enter):
@@ -235,10 +236,8 @@ def _record_cancelled(worker: Worker, held: Held, end: runs.StageEnd) -> None:
     if why == "shutdown" and flow.repeatable(claim.stage):
         runs.hand_back(worker.box, claim, elapsed_ms=held.elapsed_ms)
         return
-    if why == "shutdown":
-        verdict = flow.End(RunStatus.FAILED, flow.interrupted(claim.stage.name))
-    else:
-        verdict = flow.End(RunStatus.STOPPED)
+    interrupted = flow.End(RunStatus.FAILED, flow.interrupted(claim.stage.name))
+    verdict = interrupted if why == "shutdown" else flow.End(RunStatus.STOPPED)
     _finish(worker, held, end, verdict, {}, until=0.0)
 
 
@@ -260,21 +259,27 @@ def _finish(
     claim = held.claim
     verdict, output = _output(worker, claim, end, verdict, roots)
     go_on = time.monotonic() < until and not worker.stopping.is_set()
-    told, following = runs.finish(
-        worker.box,
-        claim,
-        end,
-        verdict,
-        output,
-        elapsed_ms=held.elapsed_ms,
-        next_owner=worker.owner if go_on else None,
-        now=clock.now(),
-    )
+    told, following = _finished(worker, held, end, verdict, output, go_on=go_on)
     if told:
         worker.bell.notify()
     log.info("step=finish run=%s status=%s ms=%d", claim.run.id, verdict.status, held.elapsed_ms)
     _forget_empty_dir(worker.config, claim.run.id)
     return following
+
+
+def _finished(
+    worker: Worker, held: Held, end: runs.StageEnd, verdict: flow.End, output: runs.Output, *, go_on: bool
+) -> tuple[int, runs.Claim | None]:
+    """Finish the run and claim the next; where claiming meets a fault, finish the run all the same."""
+    claim, elapsed_ms, now = held.claim, held.elapsed_ms, clock.now()
+    try:
+        owner = worker.owner if go_on else None
+        return runs.finish(worker.box, claim, end, verdict, output, elapsed_ms=elapsed_ms, next_owner=owner, now=now)
+    except (runs.LeaseLost, Unavailable):
+        raise
+    except Exception:
+        log.exception("step=finish run=%s status=fault", claim.run.id)
+        return runs.finish(worker.box, claim, end, verdict, output, elapsed_ms=elapsed_ms, next_owner=None, now=now)
 
 
 def _forget_empty_dir(config: Config, run_id: int) -> None:
@@ -293,8 +298,9 @@ def _output(
     last = runs.Output(end.output, end.output_kind, end.truncated)
     if verdict.status != RunStatus.COMPLETED or not claim.definition.has_output:
         return verdict, last
+    whole = jsontext.value_of(end.output, end.output_kind)
     finished = {
-        "output": lookup.Unreadable("the output was cut at max_output") if end.truncated else jsontext.value_of(end.output, end.output_kind),
+        "output": lookup.Unreadable(facts.CUT.format(stage=claim.stage.name)) if end.truncated else whole,
         "outcome": end.outcome,
         "status": "failed" if end.error_reason else "completed",
         "error": None,

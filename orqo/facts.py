@@ -14,6 +14,8 @@ from sqlalchemy import Row
 from orqo import jsontext
 from orqo.lookup import Unreadable
 
+CUT = "the output of stage {stage} was cut at its max_output; raise max_output of that stage (at most 4MiB)"
+
 
 def run_url(base_url: str, run_id: int) -> str:
     """Give the page of a run, for people."""
@@ -94,9 +96,8 @@ def stage_roots(stages: Iterable[Row[Any]]) -> dict[str, dict[str, Any]]:
 
 def stage_root(row: Row[Any]) -> dict[str, Any]:
     """Give the look-ups of one execution; an output that was cut fails every look-up that reaches it."""
-    cut = f"the output of stage {row.name} was cut at its max_output; raise max_output of that stage (at most 4MiB)"
     return {
-        "output": Unreadable(cut) if row.output_truncated else jsontext.value_of(row.output, row.output_kind),
+        "output": Unreadable(CUT.format(stage=row.name)) if row.output_truncated else jsontext.value_of(row.output, row.output_kind),
         "outcome": row.outcome,
         "status": row.status,
         "error": error_of(row),

@@ -217,6 +217,7 @@ class Callback(Base):
     secret: Mapped[str | None] = mapped_column(Text)
     guarded: Mapped[int] = mapped_column(Integer)
     origin: Mapped[str] = mapped_column(Text)
+    failing_since: Mapped[str | None] = mapped_column(Text)
     paused_at: Mapped[str | None] = mapped_column(Text)
     pause_reason: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[str] = mapped_column(Text)

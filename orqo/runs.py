@@ -7,12 +7,14 @@ unless it takes a connection. A worker's write names its fencing token, and a wo
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, cast
 
-from sqlalchemy import Connection, Row, Table, exists, func, insert, select, update
+from sqlalchemy import Connection, Row, Table, case, exists, func, insert, select, update
+from sqlalchemy.exc import DBAPIError
 
 from orqo import callbacks, clock, facts, flow, jsontext, leases
 from orqo.db import Database
@@ -20,6 +22,8 @@ from orqo.definition import Definition, StageDefinition
 from orqo.errors import Conflict, Invalid, NotFound
 from orqo.models import TERMINAL, IdempotencyKey, Reason, Run, RunStatus, Stage, StageStatus, Trigger, Workflow
 from orqo.workflows import LARGEST_ID, Definitions
+
+log = logging.getLogger(__name__)
 
 LEASE_S = 30.0
 CLAIMS_MAX = 5
@@ -194,17 +198,43 @@ def any_pending(connection: Connection) -> bool:
 def claim_next(box: Box, connection: Connection, *, owner: str, now: datetime) -> Claim | None:
     """Do what `claim` does within the caller's transaction."""
     while (run := _take(box, connection, owner, now)) is not None:
-        definition = box.definitions.of(connection, run.version_id)
-        # The first claim finds nothing: no stage was ever started.
-        history = _stage_rows(connection, run.id) if run.fence > 1 else ()
-        current = history[-1] if history and history[-1].finished_at is None else None
-        stage = flow.stage_named(definition, current.name) if current else definition.stages[0]
-        error = _unclaimable(run, stage, current)
-        if error is None and stage is not None:
-            row = _start(connection, run.id, stage, current, history, now)
-            return Claim(run, definition, stage, row, history[:-1] if current else history)
-        _end(box, connection, run, definition, RunStatus.FAILED, error, Output(None, None), now=now)
+        try:
+            claim = _claimed(box, connection, run, now)
+        except (LeaseLost, DBAPIError):
+            raise
+        except Exception:
+            # One run that a fault of ours makes unusable must not hold up all that come after it.
+            log.exception("step=claim run=%s status=fault", run.id)
+            _end_without_word(connection, run, now)
+            continue
+        if claim is not None:
+            return claim
     return None
+
+
+def _claimed(box: Box, connection: Connection, run: Row[Any], now: datetime) -> Claim | None:
+    """Start the stage that a run just taken goes on with; None where the run ended instead."""
+    definition = box.definitions.of(connection, run.version_id)
+    # The first claim finds nothing: no stage was ever started.
+    history = _stage_rows(connection, run.id) if run.fence > 1 else ()
+    current = history[-1] if history and history[-1].finished_at is None else None
+    stage = flow.stage_named(definition, current.name) if current else definition.stages[0]
+    if run.stop_requested_at is not None:
+        _end(box, connection, run, definition, RunStatus.STOPPED, None, Output(None, None), now=now)
+        return None
+    error = _unclaimable(run, stage, current)
+    if error is not None or stage is None:
+        _end(box, connection, run, definition, RunStatus.FAILED, error, Output(None, None), now=now)
+        return None
+    row = _start(connection, run.id, stage, current, history, now)
+    return Claim(run, definition, stage, row, history[:-1] if current else history)
+
+
+def _end_without_word(connection: Connection, run: Row[Any], now: datetime) -> None:
+    """Fail a run without telling its callbacks: telling may be what could not be done."""
+    error = {"error_reason": Reason.FAULT, "error_detail": "A fault of the service's own; its log beside this time says which."}
+    ended = NO_LEASE | {"status": RunStatus.FAILED, "finished_at": clock.to_text(now)} | error
+    connection.execute(update(RUNS).where(RUNS.c.id == run.id).values(ended))
 
 
 def _take(box: Box, connection: Connection, owner: str, now: datetime) -> Row[Any] | None:
@@ -281,7 +311,9 @@ def renew(box: Box, claim: Claim, *, elapsed_ms: int) -> bool:
 # ── record ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def record(box: Box, claim: Claim, end: StageEnd, following: StageDefinition, *, go_on: bool, elapsed_ms: int, now: datetime) -> Claim | None:
+def record(
+    box: Box, claim: Claim, end: StageEnd, following: StageDefinition, *, go_on: bool, elapsed_ms: int, now: datetime
+) -> Claim | None:
     """Write a stage's end and the start of the next, one commit; gives the claim on that next stage.
 
     Without `go_on` the run is handed back instead, the next stage pending, and the answer is None. LeaseLost where the
@@ -313,7 +345,8 @@ def record_failure(box: Box, claim: Claim, end: StageEnd, *, wait_s: float | Non
             changes: dict[str, Any] = {"lease_until": box.database.lease_clock(connection).seconds + LEASE_S}
         else:
             failed["status"] = StageStatus.WAITING
-            wake_at = clock.to_text(now + timedelta(seconds=wait_s))
+            # A stop that was asked for meanwhile is not to wait as long as the retry.
+            wake_at = case((RUNS.c.stop_requested_at.is_(None), clock.to_text(now + timedelta(seconds=wait_s))), else_=clock.to_text(now))
             changes = NO_LEASE | {"status": RunStatus.WAITING, "wake_at": wake_at, "claims": 0}
         _change(connection, claim, changes | {"running_ms": claim.run.running_ms + elapsed_ms})
         row = connection.execute(update(STAGES).where(STAGES.c.id == claim.stage_row.id).values(failed).returning(STAGES)).one()

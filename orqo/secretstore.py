@@ -71,6 +71,7 @@ def _spellings(value: str) -> Iterator[str]:
     yield value
     yield quote(value, safe="")
     yield json.dumps(value)[1:-1]
+    yield json.dumps(value, ensure_ascii=False)[1:-1]
     yield base64.b64encode(value.encode()).decode().rstrip("=")
 
 
@@ -83,6 +84,8 @@ def _read_file(name: str) -> dict[str, str]:
         lines = Path(name).read_text(encoding="utf-8").splitlines()
     except OSError as fault:
         raise ConfigError([f"ORQO_SECRETS_FILE: {fault.strerror}"]) from fault
+    except UnicodeDecodeError as fault:
+        raise ConfigError(["ORQO_SECRETS_FILE: not UTF-8"]) from fault
     pairs = [line.split("=", 1) for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if any(len(pair) != 2 for pair in pairs):
         raise ConfigError(["ORQO_SECRETS_FILE: write one NAME=value a line"])
@@ -105,7 +108,7 @@ def instance_key(config: Config, *, make: bool) -> bytes:
     if make and not path.exists():
         _write_new(path, base64.b64encode(secrets.token_bytes(KEY_BYTES)) + b"\n")
     try:
-        return _decoded(path.read_text(encoding="ascii").strip(), str(path))
+        return _decoded(path.read_text(encoding="ascii", errors="replace").strip(), str(path))
     except FileNotFoundError as fault:
         raise ConfigError([f"{path} is absent. Start the service once, or restore the file: without it no webhook URL works"]) from fault
 

@@ -14,6 +14,7 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
@@ -125,6 +126,22 @@ def mark_used(connection: Connection, holder: Holder, *, now: datetime) -> None:
     if holder.last_used_at and clock.from_text(holder.last_used_at) > now - LAST_USED_EVERY:
         return
     connection.execute(update(ApiToken).where(ApiToken.id == holder.id).values(last_used_at=clock.to_text(now)))
+
+
+def list_all(connection: Connection, *, limit: int = 1000) -> list[dict[str, Any]]:
+    """Give each API token without what it is checked by, oldest first; `workflow_ids` null: every workflow."""
+    rows = connection.execute(select(ApiToken.__table__).order_by(ApiToken.id).limit(limit))
+    told = ("created_at", "last_used_at", "expires_at", "revoked_at")
+    return [
+        {
+            "id": row.id,
+            "name": row.name,
+            "scopes": row.scopes.split(),
+            "workflow_ids": None if row.workflow_ids is None else json.loads(row.workflow_ids),
+            **{key: getattr(row, key) for key in told},
+        }
+        for row in rows
+    ]
 
 
 def revoke(connection: Connection, token_id: int, *, now: datetime) -> None:

@@ -49,11 +49,16 @@ def url_of(row: Row[Any], key: bytes, base_url: str) -> str | None:
 
 def create(connection: Connection, *, workflow_id: int, name: str, key: bytes, origin: str, now: datetime) -> int:
     """Make a webhook trigger and give its id. Invalid for an unusable name, Conflict for one that is taken."""
+    _check_name(connection, workflow_id, name)
+    return _insert(connection, workflow_id, name, origin, now, _fresh(key))
+
+
+def _check_name(connection: Connection, workflow_id: int, name: str) -> None:
     if not NAME.fullmatch(name):
-        raise Invalid("The trigger cannot be made: give a name of 1 to 64 of a-z, 0-9, - and _.", errors=[Fault("/name", "a-z, 0-9, -, _")])
+        detail = "The trigger cannot have this name: give 1 to 64 of a-z, 0-9, - and _."
+        raise Invalid(detail, errors=[Fault("/name", "must be 1 to 64 of a-z, 0-9, - and _")])
     if connection.execute(select(Trigger.id).where(Trigger.workflow_id == workflow_id, Trigger.name == name)).scalar():
         raise Conflict(f"The workflow has a trigger {name} already; choose another name.")
-    return _insert(connection, workflow_id, name, origin, now, _fresh(key))
 
 
 def _fresh(key: bytes) -> dict[str, Any]:
@@ -153,6 +158,17 @@ def set_enabled(connection: Connection, trigger_id: int, *, enabled: bool) -> No
     """Let a trigger fire, or answer 409 from now on. NotFound where there is none."""
     get(connection, trigger_id)
     connection.execute(update(Trigger).where(Trigger.id == trigger_id).values(enabled=int(enabled)))
+
+
+def rename(connection: Connection, trigger_id: int, *, name: str) -> None:
+    """Give a trigger another name. Conflict for one that is taken, and where a file names the trigger; Invalid for an unusable name."""
+    row = get(connection, trigger_id)
+    if row.name == name:
+        return
+    if row.origin == "file":
+        raise Conflict(f"Trigger {trigger_id} has its name from the workflow's file: change it there and apply the file.")
+    _check_name(connection, row.workflow_id, name)
+    connection.execute(update(Trigger).where(Trigger.id == trigger_id).values(name=name))
 
 
 def rotate(connection: Connection, trigger_id: int, *, key: bytes) -> None:

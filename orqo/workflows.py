@@ -100,6 +100,14 @@ def get(connection: Connection, reference: int | str) -> Row[Any]:
     return row
 
 
+def named(connection: Connection, text: str) -> Row[Any]:
+    """Give the row of the workflow that a person means: by name, else by id where the text is a number. NotFound."""
+    row = find(connection, text)
+    if row is None and text.isascii() and text.isdigit():
+        row = find(connection, int(text[:20]))
+    return row or get(connection, text)
+
+
 class Definitions:
     """The definitions of one database's versions, kept in memory: versions never change. For one thread."""
 
@@ -130,6 +138,11 @@ def list_all(connection: Connection, *, limit: int = 1000) -> list[dict[str, Any
     return [
         {"id": row.id, "name": row.name, "version": row.number, "enabled": bool(row.enabled), "updated_at": row.updated_at} for row in rows
     ]
+
+
+def number_of(connection: Connection, version_id: int) -> int:
+    """Give the number of a version within its workflow."""
+    return connection.execute(select(WorkflowVersion.number).where(WorkflowVersion.id == version_id)).scalar_one()
 
 
 def source_of(connection: Connection, version_id: int) -> str:

@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from orqo.cli.arguments import PROGRAM, PipeClosed, Refused
+from orqo.cli.arguments import PROGRAM, Parser, Refused
 
 __all__ = ["guarded", "main"]
 
@@ -51,8 +51,6 @@ def guarded(command: Callable[[], int]) -> int:
         return end.code if isinstance(end.code, int) else 1
     except KeyboardInterrupt:
         return INTERRUPTED
-    except PipeClosed:
-        return PIPE_CLOSED
     except BrokenPipeError:
         # What is still in the buffer would be written at exit, and fail once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -86,9 +84,7 @@ def _is_text(argument: str) -> bool:
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     """Give the parser of all words, with the details of the one that was given."""
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM, description="orqo's command line.", epilog="Every command takes --json and --help.", allow_abbrev=False
-    )
+    parser = Parser(prog=PROGRAM, description="orqo's command line.", epilog="Every command takes --json and --help.", allow_abbrev=False)
     commands = parser.add_subparsers(dest="word", metavar="COMMAND", required=True)
     chosen = next((word for word in words if not word.startswith("-")), "")
     for word, (purpose, module) in WORDS.items():

@@ -6,9 +6,10 @@ Owns the reading of single arguments: what cannot be read is a fault of usage. I
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 PROGRAM = ".venv/bin/python -m orqo"
 LARGEST_ID = 2**63 - 1
@@ -24,8 +25,13 @@ class Refused(Exception):
         self.lines = lines
 
 
-class PipeClosed(Exception):
-    """The reader of our output has gone, and stdout is taken care of."""
+class Parser(argparse.ArgumentParser):
+    """A parser whose faults are told as all others are, below the line that says how a command is written."""
+
+    def error(self, message: str) -> NoReturn:
+        """Tell a fault of usage and end with status 2."""
+        self.print_usage(sys.stderr)
+        self.exit(2, f"orqo: {message}\n")
 
 
 def verbs(parser: argparse.ArgumentParser) -> Any:

@@ -1,0 +1,131 @@
+"""`callback list | secret | resume | test`: where events go, and whether they arrive."""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+from datetime import datetime
+from types import SimpleNamespace
+from typing import Any, cast
+
+from sqlalchemy import Connection, Row
+
+from orqo import callbacks, clock, deliveries, facts, lookup, outbound, signing, workflows
+from orqo.cli import output
+from orqo.cli.arguments import Refused, number, verb, verbs
+from orqo.cli.opening import Opened, opened
+from orqo.secretstore import SecretStore
+
+# A test tells of a run that there is not: 2**63 - 1 is never given to one.
+TEST_RUN_ID = 2**63 - 1
+SAID = "This is a test: no run has ended."
+
+
+def add(parser: argparse.ArgumentParser, _word: str) -> None:
+    """Declare the commands."""
+    commands = verbs(parser)
+    verb(commands, "list", _list, "List the callbacks that files and commands configured")
+    secret = verb(commands, "secret", _secret, "Show the secret that a callback to this URL is signed with by default")
+    secret.add_argument("url", metavar="URL", help="exactly as it is configured")
+    resume = verb(commands, "resume", _resume, "Let the deliveries of a paused callback go on")
+    resume.add_argument("id", type=number, metavar="ID")
+    test = verb(commands, "test", _test, "Send a signed event of type run.test now and say what came of it")
+    test.add_argument("id", type=number, metavar="ID")
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    with opened() as box, box.database.read() as connection:
+        listed = callbacks.list_all(connection)
+        names = {workflow["id"]: workflow["name"] for workflow in workflows.list_all(connection)}
+    # Those of a deleted workflow stay for their deliveries.
+    listed = [row for row in listed if row["workflow_id"] in names]
+    if arguments.json:
+        output.as_json(listed)
+        return 0
+    headings = ("ID", "WORKFLOW", "TRIGGER", "EVENTS", "PAUSED", "URL")
+    rows = [(row["id"], names[row["workflow_id"]], row["trigger_id"], row["events"], row["paused_at"], row["url"]) for row in listed]
+    output.table(headings, rows, nothing="There are no callbacks; a workflow's file or trigger create --callback makes one.")
+    for row in listed:
+        if row["paused_at"]:
+            output.note(f"callback {row['id']} is paused: {row['pause_reason']} callback resume {row['id']} lets it go on.")
+    return 0
+
+
+def _secret(arguments: argparse.Namespace) -> int:
+    with opened() as box:
+        secret = signing.derived_secret(box.key, arguments.url)
+        with box.database.read() as connection:
+            configured = [row for row in callbacks.list_all(connection, limit=100_000) if row["url"] == arguments.url]
+    if arguments.json:
+        output.as_json({"url": arguments.url, "secret": secret})
+    else:
+        print(secret)
+    for row in configured:
+        if row["secret"]:
+            output.note(f"callback {row['id']} to this URL is signed with secrets.{row['secret']} instead.")
+    return 0
+
+
+def _resume(arguments: argparse.Namespace) -> int:
+    with opened() as box, box.database.transaction() as connection:
+        callbacks.resume(connection, arguments.id, now=clock.now())
+    if arguments.json:
+        output.as_json({"id": arguments.id, "paused": False})
+    else:
+        output.say(f"Callback {arguments.id} goes on; what waited is sent now.")
+    return 0
+
+
+# ── test ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _test(arguments: argparse.Namespace) -> int:
+    now = clock.now()
+    with opened() as box:
+        with box.database.read() as connection:
+            callback = callbacks.get(connection, arguments.id)
+            event = _event(connection, box, callback, now)
+        outcome = _sent(box, _delivery(event, callback, now), now)
+    if arguments.json:
+        told = ("status_code", "reason", "detail", "duration_ms", "excerpt")
+        output.as_json({"id": arguments.id, "delivered": outcome.delivered} | {name: getattr(outcome, name) for name in told})
+        return 0 if outcome.delivered else 1
+    if not outcome.delivered:
+        raise Refused(f"orqo: not delivered to callback {arguments.id} ({outcome.reason}): {output.clean(outcome.detail)}")
+    output.say(f"Delivered to callback {arguments.id}: the receiver answered {outcome.status_code} in {outcome.duration_ms} ms.")
+    return 0
+
+
+def _event(connection: Connection, box: Opened, callback: Row[Any], now: datetime) -> callbacks.Event:
+    """Give an event of a run that there is not, with everything that a real one has."""
+    workflow = workflows.get(connection, callback.workflow_id)
+    moment = clock.to_text(now)
+    told = {"id": TEST_RUN_ID, "status": "completed", "error": None, "created_at": moment}
+    run = told | {"workflow_id": workflow.id, "workflow": workflow.name, "metadata": {}, "trigger_id": callback.trigger_id}
+    run |= {"started_at": moment, "finished_at": moment, "url": facts.run_url(box.config.base_url, TEST_RUN_ID)}
+    roots = {
+        "input": None,
+        "stages": {},
+        "trigger": {"name": None, "headers": {}, "query": {}},
+        "run": told | {"workflow": workflow.name, "url": run["url"]},
+        "workflow": {"id": workflow.id, "name": workflow.name},
+    }
+    return callbacks.Event(name="test", run=run, roots=lambda: roots, output=SAID.encode(), output_kind="text")
+
+
+def _delivery(event: callbacks.Event, callback: Row[Any], now: datetime) -> Row[Any]:
+    try:
+        rendered = callbacks.rendered(event, callback, now=now)
+    except (lookup.LookupFailed, ValueError) as fault:
+        why = f"the callback reads what only a real run has: {output.clean(str(fault))}"
+        raise Refused(f"orqo: callback {callback.id} cannot be tested alone: {why}") from fault
+    # As `deliveries.send` takes it, and never a row: a test is not among the deliveries.
+    return cast("Row[Any]", SimpleNamespace(**rendered, webhook_id=f"msg_test_{secrets.token_urlsafe(16)}"))
+
+
+def _sent(box: Opened, delivery: Row[Any], now: datetime) -> deliveries.Outcome:
+    client = outbound.Client(allowed_networks=box.config.allowed_networks, ca_bundle=box.config.ca_bundle)
+    try:
+        return deliveries.send(delivery, deliveries.Sender(client, SecretStore.from_config(box.config), box.key), now=now)
+    finally:
+        client.close()

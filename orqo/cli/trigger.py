@@ -1,0 +1,182 @@
+"""`trigger create | update | list | show | enable | disable | rotate | delete`: webhooks.
+
+The URL of a webhook is its credential; it is printed here because that is what was asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from typing import Any
+
+from sqlalchemy import Connection, Row
+
+from orqo import callbacks, clock, triggers, workflows
+from orqo.cli import destinations, output
+from orqo.cli.arguments import Refused, number, verb, verbs
+from orqo.cli.opening import Opened, opened
+
+ORIGIN = "cli"
+DEFAULT_NAME = "webhook"
+EXAMPLE = """{"name": "Ada"}"""
+
+
+def add(parser: argparse.ArgumentParser, _word: str) -> None:
+    """Declare the commands."""
+    commands = verbs(parser)
+    create = verb(commands, "create", _create, "Make a webhook for a workflow and print its URL")
+    create.add_argument("workflow", metavar="WORKFLOW")
+    create.add_argument("--name", help=f"what it is called (default: {DEFAULT_NAME}, {DEFAULT_NAME}-2 …)")
+    update = verb(commands, "update", _update, "Change a trigger's name or its callbacks")
+    update.add_argument("id", type=number, metavar="ID")
+    update.add_argument("--name", help="what it is called from now on")
+    for one in (create, update):
+        one.add_argument("--callback", type=destinations.destination, action="append", metavar="URL[=EVENTS]", help=destinations.HELP)
+    update.add_argument("--no-callbacks", action="store_true", help="remove the callbacks that were made here")
+    verb(commands, "list", _list, "List the triggers, without their URLs")
+    for name, run, purpose in (
+        ("show", _show, "Show a trigger with its URL and a command that fires it"),
+        ("enable", _enable, "Let a trigger fire again"),
+        ("disable", _disable, "Answer 409 to every call of a trigger"),
+        ("rotate", _rotate, "Give a trigger a new URL; the old one is unknown from now on"),
+        ("delete", _delete, "Delete a trigger with its callbacks; its runs stay"),
+    ):
+        verb(commands, name, run, purpose).add_argument("id", type=number, metavar="ID")
+
+
+def curl(url: str) -> str:
+    """Give the command that fires a webhook, as it works when pasted."""
+    return f"curl -d {shlex.quote(EXAMPLE)} {url}"
+
+
+def _create(arguments: argparse.Namespace) -> int:
+    now = clock.now()
+    with opened() as box:
+        key = box.key
+        with box.database.transaction() as connection:
+            workflow = workflows.named(connection, arguments.workflow)
+            name = arguments.name if arguments.name is not None else _free_name(connection, workflow.id)
+            made = triggers.create(connection, workflow_id=workflow.id, name=name, key=key, origin=ORIGIN, now=now)
+            row = triggers.get(connection, made)
+            _set_callbacks(connection, row, arguments.callback or [])
+        shown = _with_url(box, row)
+    if arguments.json:
+        output.as_json({name: shown[name] for name in ("id", "workflow", "name", "token", "url")})
+    else:
+        output.say(f"Trigger {made} ({name}) starts {workflow.name}. Its URL is its only credential:")
+        _print_url(shown["url"])
+    return 0
+
+
+def _free_name(connection: Connection, workflow_id: int) -> str:
+    taken = {row["name"] for row in triggers.list_all(connection, limit=100_000) if row["workflow_id"] == workflow_id}
+    names = (DEFAULT_NAME if index == 1 else f"{DEFAULT_NAME}-{index}" for index in range(1, len(taken) + 2))
+    return next(name for name in names if name not in taken)
+
+
+def _set_callbacks(connection: Connection, row: Row[Any], wanted: list[tuple[str, tuple[str, ...]]]) -> None:
+    """Make the callbacks of a trigger that were made here exactly the wanted ones."""
+    version_id = workflows.get(connection, row.workflow_id).version_id
+    checked = destinations.checked(wanted, workflows.definition_of(connection, version_id))
+    callbacks.configure(connection, workflow_id=row.workflow_id, trigger_id=row.id, wanted=checked, origin=ORIGIN, now=clock.now())
+
+
+def _update(arguments: argparse.Namespace) -> int:
+    replaced = arguments.callback or ([] if arguments.no_callbacks else None)
+    if arguments.name is None and replaced is None:
+        raise Refused("orqo: nothing to change: give --name, --callback or --no-callbacks")
+    with opened() as box, box.database.transaction() as connection:
+        row = triggers.get(connection, arguments.id)
+        if arguments.name is not None:
+            triggers.rename(connection, arguments.id, name=arguments.name)
+        if replaced is not None:
+            _set_callbacks(connection, row, replaced)
+    return _tell(arguments, "is changed")
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    with opened() as box, box.database.read() as connection:
+        listed = triggers.list_all(connection)
+    if arguments.json:
+        output.as_json(listed)
+        return 0
+    headings = ("ID", "WORKFLOW", "NAME", "KIND", "ENABLED", "FIRED", "LAST FIRED")
+    keys = ("id", "workflow", "name", "kind", "enabled", "fired_count", "last_fired_at")
+    rows = [tuple(row[key] for key in keys) for row in listed]
+    output.table(headings, rows, nothing="There are no triggers; trigger create WORKFLOW makes one.")
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    with opened() as box, box.database.read() as connection:
+        shown = _with_url(box, triggers.get(connection, arguments.id))
+        own = [row for row in callbacks.list_all(connection, limit=100_000) if row["trigger_id"] == arguments.id]
+    if arguments.json:
+        output.as_json(shown | {"callbacks": own})
+        return 0
+    keys = ("id", "workflow", "name", "kind", "enabled", "origin", "fired_count", "last_fired_at", "created_at")
+    output.fields({key.replace("_", " "): shown[key] for key in keys})
+    for row in own:
+        output.say(f"callback {row['id']}: {row['url']} on {' '.join(row['events'])}")
+    if shown["url"] is None:
+        output.say("The token is pinned in the workflow's file and not known here: the URL is the one that the file's token makes.")
+    else:
+        _print_url(shown["url"])
+    return 0
+
+
+def _with_url(box: Opened, row: Row[Any]) -> dict[str, Any]:
+    token, url = triggers.token_of(row, box.key), triggers.url_of(row, box.key, box.config.base_url)
+    return triggers.shown(row) | {"token": token, "url": url}
+
+
+def _print_url(url: str) -> None:
+    print(f"\n  {url}\n\n  {curl(url)}")
+
+
+def _enable(arguments: argparse.Namespace) -> int:
+    return _set_enabled(arguments, enabled=True)
+
+
+def _disable(arguments: argparse.Namespace) -> int:
+    return _set_enabled(arguments, enabled=False)
+
+
+def _set_enabled(arguments: argparse.Namespace, *, enabled: bool) -> int:
+    with opened() as box, box.database.transaction() as connection:
+        triggers.set_enabled(connection, arguments.id, enabled=enabled)
+    return _tell(arguments, "is enabled" if enabled else "is disabled")
+
+
+def _rotate(arguments: argparse.Namespace) -> int:
+    with opened() as box:
+        key = box.key
+        with box.database.transaction() as connection:
+            triggers.rotate(connection, arguments.id, key=key)
+            shown = _with_url(box, triggers.get(connection, arguments.id))
+    if arguments.json:
+        output.as_json({name: shown[name] for name in ("id", "workflow", "name", "token", "url")})
+    else:
+        output.say(f"Trigger {arguments.id} has a new URL; the old one is unknown from now on:")
+        _print_url(shown["url"])
+    return 0
+
+
+def _delete(arguments: argparse.Namespace) -> int:
+    with opened() as box, box.database.transaction() as connection:
+        triggers.remove(connection, arguments.id)
+    if arguments.json:
+        output.as_json({"id": arguments.id, "deleted": True})
+    else:
+        output.say(f"Trigger {arguments.id} is deleted.")
+    return 0
+
+
+def _tell(arguments: argparse.Namespace, state: str) -> int:
+    """Print a trigger after a change, as `trigger list` shows it."""
+    if not arguments.json:
+        output.say(f"Trigger {arguments.id} {state}.")
+        return 0
+    with opened() as box, box.database.read() as connection:
+        output.as_json(triggers.shown(triggers.get(connection, arguments.id)))
+    return 0

@@ -1,0 +1,138 @@
+"""A workflow's Runs & Triggers tab: its runs, Run now, its webhook triggers with their full URLs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Response, g, render_template, request
+from sqlalchemy import Connection, Row, select
+
+from orqo import listings, triggers
+from orqo.dashboard import starting
+from orqo.dashboard.blueprint import blueprint
+from orqo.dashboard.drawings import unfinished
+from orqo.dashboard.pages import common, done, etag_of, field, live_answer, page, whole_number
+from orqo.dashboard.workflows import known
+from orqo.errors import NotFound, Problem
+from orqo.models import RunStatus, Trigger
+from orqo.site import site
+
+TRIGGERS_SHOWN = 100
+BUSY_MS, CALM_MS = 1000, 5000
+
+
+@blueprint.get("/workflows/<name>/runs")
+def workflow_runs(name: str) -> Response:
+    """Show the tab."""
+    return _tab(name)
+
+
+@blueprint.get("/workflows/<name>/runs/live")
+def workflow_runs_live(name: str) -> Response:
+    """Answer a poll of the tab's list of runs."""
+    with site().database.read() as connection:
+        parts, next_ms, _ = runs_part(connection, known(connection, name))
+    return live_answer(parts, next_ms)
+
+
+def runs_part(connection: Connection, row: Row[Any] | None) -> tuple[dict[str, str], int | None, listings.Page]:
+    """Give the list of runs that the query asks for as a live part; older pages do not change."""
+    status = request.args.get("status", "")
+    status = status if status in list(RunStatus) else ""
+    before = whole_number("before")
+    found = listings.runs(connection, workflow_id=row.id if row else None, status=status, before=before)
+    html = render_template("parts/runs.html", listed=found, workflow=row, status=status, statuses=list(RunStatus), before=before, **common())
+    if before is not None:
+        return {"runs": html}, None, found
+    return {"runs": html}, BUSY_MS if any(unfinished(each.status) for each in found.rows) else CALM_MS, found
+
+
+def _tab(name: str, *, fault: Problem | None = None, at: str = "", typed: str = "") -> Response:
+    with site().database.read() as connection:
+        row = known(connection, name)
+        parts, next_ms, found = runs_part(connection, row)
+        hooks = _webhooks(connection, row.id)
+    return page(
+        "workflow_runs.html", status=fault.status if fault else 200, tab="runs", workflow=row, parts=parts, etag=etag_of(parts, next_ms),
+        next_ms=next_ms, live=request.query_string.decode("ascii", "ignore"), is_empty=not found.rows, triggers=hooks,
+        fault=fault, at=at, typed=typed,
+    )  # fmt: skip
+
+
+def _webhooks(connection: Connection, workflow_id: int) -> list[dict[str, Any]]:
+    """Give a workflow's triggers by name, each with its full `url`, null where a file pins the token."""
+    query = select(Trigger.__table__).where(Trigger.workflow_id == workflow_id).order_by(Trigger.name).limit(TRIGGERS_SHOWN)
+    rows = connection.execute(query)
+    return [dict(row._mapping) | {"url": triggers.url_of(row, site().key, site().config.base_url)} for row in rows]
+
+
+@blueprint.post("/workflows/<name>/run")
+def run_now(name: str) -> Response:
+    """Start a run with the input that was typed, and show it."""
+    typed = field("input", most=site().config.body_max_bytes)
+    try:
+        value = starting.typed_input(typed)
+        with site().database.transaction() as connection:
+            run_id = starting.start(connection, known(connection, name), value)
+    except NotFound:
+        raise
+    except Problem as fault:
+        return _tab(name, fault=fault, at="run", typed=typed)
+    starting.announce(run_id)
+    return done("run", "started", run_id=run_id)
+
+
+# ── triggers ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@blueprint.post("/workflows/<name>/triggers")
+def create_trigger(name: str) -> Response:
+    """Make a webhook trigger."""
+    wanted = field("name", most=200).strip()
+    try:
+        with site().database.transaction() as connection:
+            row = known(connection, name)
+            triggers.create(connection, workflow_id=row.id, name=wanted, key=site().key, origin="dashboard", now=g.now)
+    except NotFound:
+        raise
+    except Problem as fault:
+        return _tab(name, fault=fault, at="trigger", typed=wanted)
+    return done("workflow_runs", "created", name=name, _anchor=f"trigger-{wanted}")
+
+
+@blueprint.post("/triggers/<int:trigger_id>/switch")
+def switch_trigger(trigger_id: int) -> Response:
+    """Let a trigger fire, or not."""
+    enabled = field("enabled", most=1) == "1"
+    with site().database.transaction() as connection:
+        row = _trigger(connection, trigger_id)
+        triggers.set_enabled(connection, trigger_id, enabled=enabled)
+    return _back(row, "enabled" if enabled else "disabled")
+
+
+@blueprint.post("/triggers/<int:trigger_id>/rotate")
+def rotate_trigger(trigger_id: int) -> Response:
+    """Give a trigger a new URL."""
+    with site().database.transaction() as connection:
+        row = _trigger(connection, trigger_id)
+        triggers.rotate(connection, trigger_id, key=site().key)
+    return _back(row, "rotated")
+
+
+@blueprint.post("/triggers/<int:trigger_id>/delete")
+def delete_trigger(trigger_id: int) -> Response:
+    """Delete a trigger."""
+    with site().database.transaction() as connection:
+        row = _trigger(connection, trigger_id)
+        triggers.remove(connection, trigger_id)
+    return done("workflow_runs", "deleted", name=row.workflow_name)
+
+
+def _trigger(connection: Connection, trigger_id: int) -> Row[Any]:
+    if not 0 < trigger_id <= listings.LARGEST_ID:
+        raise NotFound("There is no such trigger.")
+    return triggers.get(connection, trigger_id)
+
+
+def _back(row: Row[Any], what: str) -> Response:
+    return done("workflow_runs", what, name=row.workflow_name, _anchor=f"trigger-{row.name}")
