@@ -56,7 +56,8 @@ CREATE TABLE triggers (
     nonce TEXT,                                 -- the token is derived from it and the instance key; NULL: pinned in a file
     enabled INTEGER NOT NULL DEFAULT 1,
     origin TEXT NOT NULL,                       -- file | cli | dashboard | api: apply touches only its own
-    options TEXT NOT NULL DEFAULT '{}',         -- JSON: signature, filter, limits …
+    options TEXT NOT NULL DEFAULT '{}',         -- JSON: signature, names of secrets, filter, limits; "absent": it left its file
+    rate_until DOUBLE PRECISION,                -- with a rate: Unix seconds at which what came so far is spread out
     fired_count INTEGER NOT NULL DEFAULT 0,
     last_fired_at TEXT,
     created_at TEXT NOT NULL,
@@ -185,7 +186,7 @@ CREATE TABLE deliveries (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     webhook_id TEXT NOT NULL UNIQUE,            -- the webhook-id header, the same on every attempt
     run_id BIGINT NOT NULL,
-    callback_id BIGINT,                         -- NULL: the request's own callback_url
+    callback_id BIGINT,                         -- NULL: the request's own callback_url, or a callback whose trigger was deleted
     channel TEXT NOT NULL,                      -- which callback of the run: deliveries go in order per (run, channel)
     sequence INTEGER NOT NULL,                  -- of the event within the run
     event TEXT NOT NULL,                        -- run.completed …
@@ -205,7 +206,7 @@ CREATE TABLE deliveries (
     created_at TEXT NOT NULL,
     finished_at TEXT,
     FOREIGN KEY (run_id) REFERENCES runs (id) ON DELETE CASCADE,
-    FOREIGN KEY (callback_id) REFERENCES callbacks (id),
+    FOREIGN KEY (callback_id) REFERENCES callbacks (id) ON DELETE SET NULL,
     CHECK (status IN ('pending', 'delivered', 'dead')),
     CHECK (guarded IN (0, 1))
 );
@@ -229,18 +230,36 @@ CREATE TABLE attempts (
 );
 CREATE INDEX attempts_by_delivery ON attempts (delivery_id, id);
 
--- One call that an endpoint received.
+-- One call that an endpoint received, of whoever knew a token or signed as this box does. Kept 7 days, 10,000 at most.
+-- No foreign keys but one: rows are written on the way of every accept, and outlive what they name.
 CREATE TABLE requests (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
-    endpoint TEXT NOT NULL,                     -- callback
+    endpoint TEXT NOT NULL,                     -- callback | trigger | hook
+    received_at TEXT NOT NULL,
+    trigger_id BIGINT,                          -- of a webhook: whose token the URL held
+    token_id BIGINT,                            -- the API token that came with it
+    run_id BIGINT,                              -- the run that it started, found again or reports on
+    status_code INTEGER NOT NULL,               -- what was answered
+    verdict TEXT NOT NULL,                      -- accepted | duplicate | ignored | handshake | received | refused
+    reason TEXT,                                -- why it was not accepted, for the owner: may say more than the answer did
+    method TEXT NOT NULL,
+    remote TEXT NOT NULL DEFAULT '',            -- address of the sender, behind trusted proxies too
+    content_type TEXT NOT NULL DEFAULT '',
+    size BIGINT,                                -- bytes of the body; NULL: it was not read
+    query TEXT NOT NULL DEFAULT '[]',           -- JSON list of [name, value]; of a credential the name alone
+    headers TEXT NOT NULL DEFAULT '{}',         -- JSON object; of a credential the name alone
+    hidden TEXT NOT NULL DEFAULT '{}',          -- JSON object of signature headers, never shown: a replay verifies them again
+    replay_of BIGINT,                           -- the request that this one repeats
     webhook_id TEXT UNIQUE,                     -- of a received callback: the same event is kept once
-    run_id BIGINT,                              -- the run it reports on: a number of the sender's, so no foreign key
-    event TEXT,
-    headers TEXT NOT NULL DEFAULT '{}',         -- JSON object; never credentials
-    body BYTEA NOT NULL,
-    received_at TEXT NOT NULL
+    event TEXT,                                 -- of a received callback: what it tells
+    body BYTEA,                                 -- NULL: not read, or no longer kept (refused ones: 100 for each trigger)
+    FOREIGN KEY (trigger_id) REFERENCES triggers (id) ON DELETE SET NULL,
+    CHECK (endpoint IN ('callback', 'trigger', 'hook')),
+    CHECK (verdict IN ('accepted', 'duplicate', 'ignored', 'handshake', 'received', 'refused'))
 );
 CREATE INDEX requests_by_time ON requests (received_at);
+CREATE INDEX requests_by_trigger ON requests (trigger_id, id);
+CREATE INDEX requests_refused ON requests (trigger_id, token_id, id) WHERE verdict = 'refused' AND body IS NOT NULL;
 
 -- What was answered before, so that a replay gets the same run.
 CREATE TABLE idempotency_keys (

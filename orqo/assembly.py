@@ -5,16 +5,17 @@ from __future__ import annotations
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 
-from orqo import clock, db, instance, problems, runs
-from orqo.api import endpoints, health, resources
+from orqo import clock, dashboard, db, instance, problems, runs
+from orqo.api import callback, endpoints, health, hooks, resources
 from orqo.api.site import Site
 from orqo.api.validation import Validators, load_openapi
 from orqo.config import Config
 from orqo.models import Base
 from orqo.queue import Bell
+from orqo.secretstore import SecretStore
 from orqo.workflows import Definitions
 
-BLUEPRINTS = (endpoints.blueprint, resources.blueprint, health.blueprint)
+BLUEPRINTS = (endpoints.blueprint, hooks.blueprint, callback.blueprint, resources.blueprint, health.blueprint)
 
 
 def assemble(config: Config) -> Flask:
@@ -34,7 +35,8 @@ def assemble(config: Config) -> Flask:
     app.extensions["orqo"] = _site(config, database)
     for blueprint in BLUEPRINTS:
         app.register_blueprint(blueprint)
-    problems.install(app)
+    dashboard.install(app)
+    problems.install(app, page=dashboard.problem_page)
     return app
 
 
@@ -47,6 +49,7 @@ def _site(config: Config, database: db.Database) -> Site:
         box=runs.Box(database, Definitions(), config.base_url),
         bell=Bell.of(config, key),
         key=key,
+        secrets=SecretStore.from_config(config),
         validators=Validators(load_openapi()),
     )
 

@@ -121,6 +121,7 @@ SETTINGS: dict[str, Setting] = {
     "api_token": Setting("ORQO_API_TOKEN", _text, "", "an API token that shall exist with scope admin (CI, stand-in)", secret=True),
     "callback_retries_s": Setting("ORQO_CALLBACK_RETRIES", _durations_s, DEFAULT_CALLBACK_RETRIES, "pauses between the attempts of a delivery"),
     "allowed_networks": Setting("ORQO_ALLOWED_NETWORKS", _networks, "", "networks that a URL given by a request may reach besides public ones"),
+    "trusted_proxies": Setting("ORQO_TRUSTED_PROXIES", _networks, "", "networks of proxies whose X-Forwarded-For is believed"),
     "ca_bundle": Setting("ORQO_CA_BUNDLE", _text, "", "a file of CA certificates for outgoing TLS; default: certifi's"),
     "stop_timeout_s": Setting("ORQO_STOP_TIMEOUT", duration_s, "10s", "how long a running command may go on after SIGTERM"),
     "stage_user": Setting("ORQO_STAGE_USER", _text, "nobody", "the user that commands run as when the service runs as root"),
@@ -149,6 +150,7 @@ class Config:
     api_token: str = field(repr=False)
     callback_retries_s: tuple[float, ...]
     allowed_networks: tuple[Network, ...]
+    trusted_proxies: tuple[Network, ...]
     ca_bundle: str
     stop_timeout_s: float
     stage_user: str

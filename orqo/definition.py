@@ -6,12 +6,13 @@ refused is decided in yamlfile.py (YAML), shape.py (keys and types) and rules.py
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from orqo import lookup, pinned, rules, shape, yamlfile
+from orqo import lookup, pinned, rules, shape, webhook, yamlfile
 from orqo.config import duration_s, size_bytes
 from orqo.errors import Fault, Invalid
 from orqo.lookup import Json
@@ -64,11 +65,15 @@ class CallbackDefinition:
 
 @dataclass(frozen=True)
 class TriggerDefinition:
-    """One trigger; `token_hash` is the hex SHA-256 of a token pinned in the file, None where the token is derived."""
+    """One trigger; `token_hash` is the hex SHA-256 of a token pinned in the file, None where the token is derived.
+
+    `options` are what a webhook asks of a request, in the stored form of webhook.py.
+    """
 
     name: str
     kind: str = "webhook"
     token_hash: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
     callbacks: tuple[CallbackDefinition, ...] = ()
 
 
@@ -111,6 +116,18 @@ def parse(text: str, *, folder: Path | None = None) -> Definition:
     if faults:
         raise Invalid(_summary(faults), errors=faults[:FAULTS_SHOWN])
     return _definition(document, folder, text)
+
+
+def parse_trigger(name: str, *, webhook: Mapping[str, Any] | None = None, filter: Mapping[str, Any] | None = None) -> TriggerDefinition:
+    """Read one trigger written with a file's keys, as the command line and the dashboard make them; Invalid as `parse`."""
+    trigger = {"name": name, "webhook": dict(webhook or {})} | ({"filter": dict(filter)} if filter is not None else {})
+    # JSON is YAML: one reading, one set of refusals.
+    text = json.dumps({"name": "x", "triggers": [trigger], "stages": [{"name": "x", "stub": {}}]})
+    try:
+        return parse(text).triggers[0]
+    except Invalid as fault:
+        errors = [Fault(each.pointer.removeprefix("/triggers/0"), each.detail.replace("triggers[0].", "")) for each in fault.errors]
+        raise Invalid("; ".join(each.detail for each in errors[:5]), errors=errors) from fault
 
 
 def _stored_stage(stage: Mapping[str, Any]) -> StageDefinition:
@@ -242,5 +259,6 @@ def _trigger(document: Document, place: Place, trigger: Mapping[str, Any]) -> Tr
     return TriggerDefinition(
         name=trigger["name"],
         token_hash=pinned.token_hash(token) if token else None,
+        options=webhook.stored(trigger),
         callbacks=_callbacks(document, place, trigger),
     )

@@ -169,7 +169,7 @@ def _filled(segments: Sequence[Any], secrets: Mapping[str, str], *, quoted: bool
             text += segment
         else:
             value = secrets[segment["secret"]]
-            in_path = "/" in text.partition("://")[2]
+            in_path = any(mark in text.partition("://")[2] for mark in "/?#")
             text += quote(value, safe="") if quoted and in_path else value
     return text
 

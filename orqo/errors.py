@@ -45,11 +45,14 @@ class Problem(Exception):
         *,
         errors: Sequence[Fault] = (),
         headers: Mapping[str, str] | None = None,
+        for_owner: str | None = None,
     ) -> None:
         super().__init__(detail)
         self.detail = detail
         self.errors = tuple(errors)
         self.headers = dict(headers or {})
+        # What the request log says in place of `detail`, where the sender must not be told.
+        self.for_owner = for_owner
 
     def as_dict(self) -> dict[str, Any]:
         """Give the body of an `application/problem+json` answer; `error` repeats `detail` for clients that look there."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import stat
 import threading
 import time
 from dataclasses import dataclass
@@ -78,7 +79,8 @@ def work() -> None:
     until = time.monotonic() + RETURN_AFTER_S
     claim = _first(worker)
     while claim is not None:
-        claim = _drive(worker, claim, until=until)
+        # A run that waits, or that somebody else has now, leaves its worker free for the others.
+        claim = _drive(worker, claim, until=until) or (_first(worker) if time.monotonic() < until else None)
     if not worker.stopping.is_set() and time.monotonic() >= until:
         worker.bell.wake_workers()
 
@@ -180,7 +182,10 @@ def _why_end(worker: Worker, held: Held) -> str | None:
     """Give why the stage must end now: it was stopped, its lease is lost, or the worker is told to end."""
     if held.must_end is None and worker.stopping.is_set():
         held.stop_seen_at = held.stop_seen_at or time.monotonic()
-        patience_s = 0.0 if flow.repeatable(held.claim.stage) else worker.config.stop_timeout_s
+        # Commands are given their time even where repeating does no harm: most are done within it.
+        stage = held.claim.stage
+        at_once = flow.repeatable(stage) and stage.kind not in KINDS_WITH_FILES
+        patience_s = 0.0 if at_once else worker.config.stop_timeout_s
         if time.monotonic() - held.stop_seen_at >= patience_s:
             return "shutdown"
     return held.must_end
@@ -190,7 +195,11 @@ def make_run_dir(config: Config, run_id: int, stage: StageDefinition) -> Path:
     """Give the run's own folder, which its stages share; made where this stage can write to it."""
     path = config.data / "runs" / str(run_id)
     if stage.kind in KINDS_WITH_FILES:
-        path.mkdir(parents=True, exist_ok=True, mode=0o711)
+        for folder in (path.parent, path):
+            folder.mkdir(exist_ok=True)
+            if not folder.stat().st_mode & stat.S_IXOTH:
+                # The service's umask keeps others out; the stage user passes through.
+                folder.chmod(0o711)
     return path
 
 
@@ -334,7 +343,7 @@ def _end(secrets: SecretStore, result: stages.Result) -> runs.StageEnd:
 
 
 def _masked_output(secrets: SecretStore, result: stages.Result) -> bytes:
-    """Mask an output; JSON within its strings only, so that it stays JSON."""
+    """Mask an output; JSON value by value, so that it stays JSON."""
     masked = secrets.mask_bytes(result.output)
     if masked == result.output or result.output_kind != "json":
         return masked
@@ -342,9 +351,13 @@ def _masked_output(secrets: SecretStore, result: stages.Result) -> bytes:
 
 
 def _masked(secrets: SecretStore, value: Any) -> Any:
-    """Mask every string of a JSON value."""
+    """Mask every string of a JSON value; a number that is or holds a secret becomes a string."""
     if isinstance(value, str):
         return secrets.mask(value)
+    if isinstance(value, int | float):
+        written = jsontext.dump(value)
+        masked = secrets.mask(written)
+        return value if masked == written else masked
     if isinstance(value, dict):
         return {secrets.mask(key): _masked(secrets, member) for key, member in value.items()}
     return [_masked(secrets, item) for item in value] if isinstance(value, list) else value

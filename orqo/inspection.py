@@ -56,6 +56,9 @@ def run(connection: Connection, run_id: int) -> Row[Any] | None:
 def cut(row: Row[Any], name: str, kind: str | None) -> Cut:
     """Give a row's column that was selected by its start."""
     start, size = getattr(row, f"{name}_start"), getattr(row, f"{name}_size")
+    if size == 0:
+        # The start of nothing is NULL in SQLite.
+        start = b""
     data = start.encode() if isinstance(start, str) else None if start is None else bytes(start)
     # SQLite counts a text's characters.
     whole_text = isinstance(start, str) and len(start) == size

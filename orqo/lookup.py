@@ -225,19 +225,31 @@ def _text_of(part: str | Reference, roots: Mapping[str, Any]) -> str:
         raise LookupFailed(str(part), f"{part} cannot be written as JSON: it is nested too deeply or too large") from fault
 
 
-def _find(reference: Reference, roots: Mapping[str, Any]) -> Json:
-    value: Any = roots
-    trail: tuple[str | int, ...] = ()
+def find(reference: Reference, roots: Mapping[str, Any]) -> tuple[bool, Json]:
+    """Say whether there is something at a path, and what; LookupFailed where it is there and must not be used."""
     try:
-        for step in (reference.root, *reference.path):
-            value = _below(value, step, trail)
-            trail = (*trail, step)
-            if isinstance(value, Unreadable):
-                raise LookupFailed(str(reference), f"{_shown(trail)} cannot be used: {value.reason}")
+        return True, _reached(reference, roots)
+    except _Absent:
+        return False, None
+
+
+def _find(reference: Reference, roots: Mapping[str, Any]) -> Json:
+    try:
+        return _reached(reference, roots)
     except _Absent as absent:
         if reference.optional:
             return None
         raise LookupFailed(str(reference), f"{reference} is absent: {absent}") from None
+
+
+def _reached(reference: Reference, roots: Mapping[str, Any]) -> Json:
+    value: Any = roots
+    trail: tuple[str | int, ...] = ()
+    for step in (reference.root, *reference.path):
+        value = _below(value, step, trail)
+        trail = (*trail, step)
+        if isinstance(value, Unreadable):
+            raise LookupFailed(str(reference), f"{_shown(trail)} cannot be used: {value.reason}")
     _refuse_unreadable(reference, value)
     return value
 

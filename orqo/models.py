@@ -122,6 +122,7 @@ class Trigger(Base):
     enabled: Mapped[int] = mapped_column(Integer)
     origin: Mapped[str] = mapped_column(Text)
     options: Mapped[str] = mapped_column(Text)
+    rate_until: Mapped[float | None] = mapped_column(Double)
     fired_count: Mapped[int] = mapped_column(Integer)
     last_fired_at: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[str] = mapped_column(Text)
@@ -231,7 +232,7 @@ class Delivery(Base):
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     webhook_id: Mapped[str] = mapped_column(Text, unique=True)
     run_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("runs.id", ondelete="CASCADE"))
-    callback_id: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("callbacks.id"))
+    callback_id: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("callbacks.id", ondelete="SET NULL"))
     channel: Mapped[str] = mapped_column(Text)
     sequence: Mapped[int] = mapped_column(Integer)
     event: Mapped[str] = mapped_column(Text)
@@ -267,18 +268,41 @@ class Attempt(Base):
     excerpt: Mapped[str | None] = mapped_column(Text)
 
 
+class Verdict(StrEnum):
+    """What became of a received request."""
+
+    ACCEPTED = "accepted"
+    DUPLICATE = "duplicate"
+    IGNORED = "ignored"
+    HANDSHAKE = "handshake"
+    RECEIVED = "received"
+    REFUSED = "refused"
+
+
 class Request(Base):
     """One call that an endpoint received."""
 
     __tablename__ = "requests"
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     endpoint: Mapped[str] = mapped_column(Text)
-    webhook_id: Mapped[str | None] = mapped_column(Text, unique=True)
-    run_id: Mapped[int | None] = mapped_column(BigInteger)
-    event: Mapped[str | None] = mapped_column(Text)
-    headers: Mapped[str] = mapped_column(Text)
-    body: Mapped[bytes] = mapped_column(LargeBinary)
     received_at: Mapped[str] = mapped_column(Text)
+    trigger_id: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("triggers.id", ondelete="SET NULL"))
+    token_id: Mapped[int | None] = mapped_column(BigInteger)
+    run_id: Mapped[int | None] = mapped_column(BigInteger)
+    status_code: Mapped[int] = mapped_column(Integer)
+    verdict: Mapped[str] = mapped_column(Text)
+    reason: Mapped[str | None] = mapped_column(Text)
+    method: Mapped[str] = mapped_column(Text)
+    remote: Mapped[str] = mapped_column(Text)
+    content_type: Mapped[str] = mapped_column(Text)
+    size: Mapped[int | None] = mapped_column(BigInteger)
+    query: Mapped[str] = mapped_column(Text)
+    headers: Mapped[str] = mapped_column(Text)
+    hidden: Mapped[str] = mapped_column(Text)
+    replay_of: Mapped[int | None] = mapped_column(BigInteger)
+    webhook_id: Mapped[str | None] = mapped_column(Text, unique=True)
+    event: Mapped[str | None] = mapped_column(Text)
+    body: Mapped[bytes | None] = mapped_column(LargeBinary)
 
 
 class IdempotencyKey(Base):

@@ -45,6 +45,8 @@ NOWHERE = Use(why="takes no look-ups")
 NO_SECRETS = Use()
 # An event may come from a run whose stages never began, so what belongs to one stage is not there.
 EVENT = Use(secrets=True, absent=("stage", "run.dir"))
+# What answers a webhook is made before the run begins.
+ANSWER = Use(absent=("stages", "stage", "run.dir", "run.status", "run.error", "run.created_at", "run.workflow"))
 # The first pattern that fits a place holds; * is one step, ** is the rest.
 USES: tuple[tuple[tuple[str, ...], Use], ...] = (
     (("description",), FREE),
@@ -53,6 +55,8 @@ USES: tuple[tuple[tuple[str, ...], Use], ...] = (
     (("callbacks", "*", "url"), EVENT),
     (("callbacks", "*", "headers", "*"), EVENT),
     (("callbacks", "*", "secret"), FREE),
+    *((("triggers", "*", "webhook", key), FREE) for key in ("secret", "previous_secret", "verify_token")),
+    (("triggers", "*", "webhook", "response", "json", "**"), ANSWER),
     (("stages", "*", "command", "*"), NO_SECRETS),
     (("stages", "*", "script"), FREE),
     (("stages", "*", "env", "*"), ANY),
@@ -62,6 +66,7 @@ USES: tuple[tuple[tuple[str, ...], Use], ...] = (
     (("stages", "*", "stub", "fail"), ANY),
 )
 SECRETS_REFUSED = {
+    "response": "whoever calls the webhook would read it",
     "command": "arguments are visible in ps; hand it over by env: and read it there",
     "json": "a callback's body is kept as it was sent; put it into headers:",
     "output": "a run's output is shown and sent",

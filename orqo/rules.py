@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
-from orqo import lookup, places
+from orqo import lookup, places, webhookrules
 from orqo.argv import code_argument
 from orqo.errors import Fault
 from orqo.lookup import Json
@@ -35,6 +35,8 @@ def faults(document: Document) -> Iterator[Fault]:
     yield from rules.names("stages")
     yield from rules.names("triggers")
     yield from rules.tokens()
+    for place, trigger in _mappings(document.value, ("triggers",)):
+        yield from webhookrules.faults(document, place, trigger)
     for place, callback in _callbacks(document.value):
         yield from rules.callback(place, callback)
     for place, stage in _mappings(document.value, ("stages",)):

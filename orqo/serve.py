@@ -108,12 +108,17 @@ def make_data_folder(folder: Path) -> None:
     As root, others may pass through it but not list it: the stage user's run folders lie inside. A folder that exists
     keeps its mode: it may be one that others use too.
     """
+    # A umask that keeps others from our files must not keep them from the way through.
+    umask = os.umask(0o022)
     try:
         folder.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
+        os.umask(umask)
         with open(folder / "lock", "a", encoding="ascii"):
             pass
     except OSError as fault:
         raise CannotStart(f"Cannot write to the data folder {folder}: {fault.strerror}: change its owner or set ORQO_DATA.") from fault
+    finally:
+        os.umask(umask)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 
 import jsonschema_rs
 
+from orqo import webhook
 from orqo.config import duration_s, size_bytes
 from orqo.errors import Fault
 from orqo.yamlfile import Document, Json, Place, shown
@@ -22,6 +23,7 @@ SCHEMA_FILE = Path(__file__).with_name("workflow.schema.json")
 RESERVED_NAMES = ("fail", "next", "end")
 DURATION_MAX_S = 366 * 86400
 OUTPUT_MAX_BYTES = 4 * 2**20
+BODY_MAX_BYTES = 2**30
 TYPES = {
     "string": "text", "object": "a mapping", "array": "a list", "integer": "a whole number", "number": "a number",
     "boolean": "true or false", "null": "empty",
@@ -121,4 +123,8 @@ FORMATS: dict[str, Callable[[str], bool]] = {
     "orqo-delay": _measured(duration_s, 0, DURATION_MAX_S),
     "orqo-output-size": _measured(size_bytes, 1, OUTPUT_MAX_BYTES),
     "orqo-free-name": lambda text: text not in RESERVED_NAMES,
+    "orqo-body-size": _measured(size_bytes, 1, BODY_MAX_BYTES),
+    "orqo-rate": webhook.is_rate,
+    "orqo-network": webhook.is_network,
+    "orqo-scheme": webhook.is_scheme,
 }

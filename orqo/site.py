@@ -6,7 +6,7 @@ Owns how a request handler reaches the parts of its process. Who may call what i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -29,6 +29,7 @@ class Site:
     box: runs.Box
     bell: Bell
     key: bytes
+    secrets: Mapping[str, str] = field(repr=False)
     counts: Counter[str] = field(default_factory=Counter)
 
 

@@ -5,23 +5,26 @@ Owns the table triggers. The token of a trigger is derived from its nonce and th
 
 from __future__ import annotations
 
+import json
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
-from orqo import clock, tokens
+from orqo import clock, jsontext, tokens
 from orqo.definition import TriggerDefinition
 from orqo.errors import Conflict, Fault, Invalid, NotFound
 from orqo.models import Trigger, Workflow
+from orqo.webhook import Rate
 
 NAME = re.compile(r"[a-z0-9_-]{1,64}")
 UNKNOWN = "There is no such webhook. Copy the URL again from the workflow's Runs & Triggers tab."
 ROWS = Trigger.__table__
-# The options of a trigger that has left its file.
-ABSENT = '{"absent":true}'
+# Beside its options: the trigger has left its file. It keeps them, for whoever enables it must not open it to unsigned calls.
+ABSENT = "absent"
 
 
 def find(connection: Connection, token: str) -> Row[Any] | None:
@@ -29,11 +32,18 @@ def find(connection: Connection, token: str) -> Row[Any] | None:
 
     The row holds the trigger's columns and `workflow_name, workflow_enabled, version_id`.
     """
-    if not tokens.WEBHOOK_TOKEN.fullmatch(token):
-        return None
+    return _found(connection, Trigger.token_hash == tokens.digest(token)) if tokens.WEBHOOK_TOKEN.fullmatch(token) else None
+
+
+def find_by_id(connection: Connection, trigger_id: int) -> Row[Any] | None:
+    """Give the same row by the trigger's id."""
+    return _found(connection, Trigger.id == trigger_id)
+
+
+def _found(connection: Connection, condition: Any) -> Row[Any] | None:
     columns = (ROWS, Workflow.name.label("workflow_name"), Workflow.enabled.label("workflow_enabled"), Workflow.version_id)
     joined = select(*columns).join(Workflow, Workflow.id == Trigger.workflow_id)
-    return connection.execute(joined.where(Trigger.token_hash == tokens.digest(token), Workflow.deleted_at.is_(None))).one_or_none()
+    return connection.execute(joined.where(condition, Workflow.deleted_at.is_(None))).one_or_none()
 
 
 def token_of(row: Row[Any], key: bytes) -> str | None:
@@ -47,10 +57,22 @@ def url_of(row: Row[Any], key: bytes, base_url: str) -> str | None:
     return f"{base_url}/api/v1/hooks/{token}" if token else None
 
 
-def create(connection: Connection, *, workflow_id: int, name: str, key: bytes, origin: str, now: datetime) -> int:
-    """Make a webhook trigger and give its id. Invalid for an unusable name, Conflict for one that is taken."""
+def create(
+    connection: Connection,
+    *,
+    workflow_id: int,
+    name: str,
+    key: bytes,
+    origin: str,
+    now: datetime,
+    options: Mapping[str, Any] | None = None,
+) -> int:
+    """Make a webhook trigger and give its id. Invalid for an unusable name, Conflict for one that is taken.
+
+    `options` are in the stored form, as `definition.parse_trigger` gives them.
+    """
     _check_name(connection, workflow_id, name)
-    return _insert(connection, workflow_id, name, origin, now, _fresh(key))
+    return _insert(connection, workflow_id, name, origin, now, _fresh(key), options or {})
 
 
 def _check_name(connection: Connection, workflow_id: int, name: str) -> None:
@@ -66,8 +88,11 @@ def _fresh(key: bytes) -> dict[str, Any]:
     return {"nonce": nonce, "token_hash": tokens.digest(tokens.webhook_token(key, nonce))}
 
 
-def _insert(connection: Connection, workflow_id: int, name: str, origin: str, now: datetime, token: dict[str, Any]) -> int:
+def _insert(
+    connection: Connection, workflow_id: int, name: str, origin: str, now: datetime, token: dict[str, Any], options: Mapping[str, Any]
+) -> int:
     values = {"workflow_id": workflow_id, "name": name, "kind": "webhook", "origin": origin, "created_at": clock.to_text(now)}
+    values["options"] = jsontext.dump(dict(options))
     return int(connection.execute(insert(Trigger).values(values | token).returning(Trigger.id)).scalar_one())
 
 
@@ -82,9 +107,10 @@ def configure(
     rows = connection.execute(select(ROWS).where(Trigger.workflow_id == workflow_id)).all()
     existing = {row.name: row for row in rows}
     ids = {trigger.name: _configured(connection, workflow_id, trigger, existing.get(trigger.name), key, now) for trigger in wanted}
-    gone = [row.id for row in rows if row.origin == "file" and row.name not in ids]
-    if gone:
-        connection.execute(update(Trigger).where(Trigger.id.in_(gone)).values(enabled=0, options=ABSENT))
+    for row in rows:
+        if row.origin == "file" and row.name not in ids:
+            options = jsontext.dump(json.loads(row.options) | {ABSENT: True})
+            connection.execute(update(Trigger).where(Trigger.id == row.id).values(enabled=0, options=options))
     return ids
 
 
@@ -95,7 +121,7 @@ def _configured(
     if wanted.token_hash:
         _refuse_taken(connection, wanted, row)
     if row is None:
-        return _insert(connection, workflow_id, wanted.name, "file", now, pinned or _fresh(key))
+        return _insert(connection, workflow_id, wanted.name, "file", now, pinned or _fresh(key), wanted.options)
     if row.origin != "file":
         raise Conflict(f"The workflow has a trigger {wanted.name} that was made by {row.origin}; rename it in the file or delete that one.")
     changes: dict[str, Any] = {}
@@ -103,9 +129,11 @@ def _configured(
         changes |= pinned
     elif not pinned and row.nonce is None:
         changes |= _fresh(key)
-    if row.options == ABSENT:
+    if ABSENT in json.loads(row.options):
         # It was disabled by leaving the file; one that a person disabled stays so.
-        changes |= {"enabled": 1, "options": "{}"}
+        changes["enabled"] = 1
+    if row.options != (options := jsontext.dump(wanted.options)):
+        changes["options"] = options
     if changes:
         connection.execute(update(Trigger).where(Trigger.id == row.id).values(changes))
     return int(row.id)
@@ -169,6 +197,30 @@ def rename(connection: Connection, trigger_id: int, *, name: str) -> None:
         raise Conflict(f"Trigger {trigger_id} has its name from the workflow's file: change it there and apply the file.")
     _check_name(connection, row.workflow_id, name)
     connection.execute(update(Trigger).where(Trigger.id == trigger_id).values(name=name))
+
+
+def set_options(connection: Connection, trigger_id: int, *, options: Mapping[str, Any]) -> None:
+    """Replace what a webhook asks of its requests. Conflict where a file says it, NotFound where there is none."""
+    row = get(connection, trigger_id)
+    if row.origin == "file":
+        raise Conflict(f"Trigger {trigger_id} comes from the workflow's file: change it there and apply the file.")
+    connection.execute(update(Trigger).where(Trigger.id == trigger_id).values(options=jsontext.dump(dict(options))))
+
+
+def take_turn(connection: Connection, trigger_id: int, rate: Rate, *, now: datetime) -> int | None:
+    """Count one request against a trigger's rate; None where it is within, else the seconds after which the next one is.
+
+    The generic cell rate algorithm: one number a trigger, the same for all web processes. A refused request counts nothing.
+    """
+    seconds = now.timestamp()
+    until = connection.execute(select(ROWS.c.rate_until).where(Trigger.id == trigger_id).with_for_update()).scalar_one()
+    # A clock that was set back must not shut the trigger for longer than its rate says.
+    spread = min(max(until or 0.0, seconds), seconds + rate.per_s) + rate.per_s / rate.count
+    over_s = spread - seconds - rate.per_s
+    if over_s > 1e-6:
+        return max(1, math.ceil(over_s))
+    connection.execute(update(Trigger).where(Trigger.id == trigger_id).values(rate_until=spread))
+    return None
 
 
 def rotate(connection: Connection, trigger_id: int, *, key: bytes) -> None:

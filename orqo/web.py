@@ -86,7 +86,8 @@ class Server:
             ident=None,
             expose_tracebacks=False,
             log_socket_errors=False,
-            clear_untrusted_proxy_headers=True,
+            # The application knows ORQO_TRUSTED_PROXIES; nothing else of ours reads what proxies say.
+            clear_untrusted_proxy_headers=False,
         )
         self._listeners = [one for one in self._map.values() if isinstance(one, BaseWSGIServer)]
         for listener in self._listeners:

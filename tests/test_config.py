@@ -39,7 +39,12 @@ def test_a_relative_data_folder_is_made_absolute(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize(
     ("host", "url"),
-    [("0.0.0.0", "http://127.0.0.1:8000"), ("::1", "http://[::1]:8000"), ("::", "http://127.0.0.1:8000"), ("box.example", "http://box.example:8000")],
+    [
+        ("0.0.0.0", "http://127.0.0.1:8000"),
+        ("::1", "http://[::1]:8000"),
+        ("::", "http://127.0.0.1:8000"),
+        ("box.example", "http://box.example:8000"),
+    ],
 )
 def test_the_base_url_follows_the_host(host: str, url: str) -> None:
     assert Config.from_environ({"ORQO_HOST": host}).base_url == url
@@ -94,7 +99,9 @@ def test_what_is_no_duration(text: str) -> None:
         duration_s(text)
 
 
-@pytest.mark.parametrize(("text", "size"), [("0", 0), ("65536", 65536), ("12B", 12), ("256KiB", 262144), ("1MiB", 1048576), ("1GiB", 2**30)])
+@pytest.mark.parametrize(
+    ("text", "size"), [("0", 0), ("65536", 65536), ("12B", 12), ("256KiB", 262144), ("1MiB", 1048576), ("1GiB", 2**30)]
+)
 def test_sizes(text: str, size: int) -> None:
     assert size_bytes(text) == size
 

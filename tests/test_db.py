@@ -77,9 +77,7 @@ def test_a_model_has_the_columns_types_and_keys_of_the_real_table(database: db.D
     assert {row["name"] for row in stored if row["notnull"] or row["pk"]} == {each.name for each in table.columns if not each.nullable}
     if name != "schema_version":
         assert {row["name"] for row in stored if row["pk"]} == {each.name for each in table.primary_key}
-    assert foreign_keys_of(foreign) == {
-        (key.parent.name, key.target_fullname, key.ondelete) for key in table.foreign_keys
-    }
+    assert foreign_keys_of(foreign) == {(key.parent.name, key.target_fullname, key.ondelete) for key in table.foreign_keys}
     # A UNIQUE over several columns is the schema's own; no model uses it.
     assert {columns for columns in unique if len(columns) == 1} == {(each.name,) for each in table.columns if each.unique}
 

@@ -26,7 +26,9 @@ def make_definition(*changed: StageDefinition) -> Definition:
     return Definition(id=None, name="w", stages=tuple(named.get(name, make_stage(name)) for name in "abc"))
 
 
-def after(definition: Definition, name: str, failure: flow.Failure | None, *, failures: int = 1, passes: dict[str, int] | None = None) -> flow.Step:
+def after(
+    definition: Definition, name: str, failure: flow.Failure | None, *, failures: int = 1, passes: dict[str, int] | None = None
+) -> flow.Step:
     stage = flow.stage_named(definition, name)
     assert stage is not None
     return flow.after(definition, stage, failure, failures=failures, passes=passes or {})

@@ -102,7 +102,8 @@ def test_the_reason_says_where(body: bytes, told: str) -> None:
 
 
 PIECES = st.lists(
-    st.sampled_from([b"[", b"]", b"{", b"}", b'"', b",", b":", b"\\", b"\\ud800", b"1e999", b"NaN", b"9" * 30, b"-", b"a", b"\xff", b" "]), max_size=40
+    st.sampled_from([b"[", b"]", b"{", b"}", b'"', b",", b":", b"\\", b"\\ud800", b"1e999", b"NaN", b"9" * 30, b"-", b"a", b"\xff", b" "]),
+    max_size=40,
 )
 
 

@@ -57,9 +57,7 @@ def test_another_process_with_the_same_number_is_another_bearer() -> None:
     assert leases.is_gone(f"{boot}/{namespace}/{pid}/1")
 
 
-@pytest.mark.parametrize(
-    "change", [{0: "another-boot"}, {1: "pid:[1]"}], ids=["another boot", "another container"]
-)
+@pytest.mark.parametrize("change", [{0: "another-boot"}, {1: "pid:[1]"}], ids=["another boot", "another container"])
 def test_of_processes_that_cannot_be_seen_nothing_is_claimed(change: dict[int, str]) -> None:
     parts = leases.owner().split("/")
     parts[2] = "999999999"

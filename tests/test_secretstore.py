@@ -23,7 +23,13 @@ def config(tmp_path: Path, **environ: str) -> Config:
 
 @pytest.mark.parametrize(
     "spelling",
-    [VALUE, quote(VALUE, safe=""), json.dumps(VALUE)[1:-1], json.dumps(VALUE, ensure_ascii=False)[1:-1], base64.b64encode(VALUE.encode()).decode()],
+    [
+        VALUE,
+        quote(VALUE, safe=""),
+        json.dumps(VALUE)[1:-1],
+        json.dumps(VALUE, ensure_ascii=False)[1:-1],
+        base64.b64encode(VALUE.encode()).decode(),
+    ],
     ids=["plain", "url", "json", "json as we write it", "base64"],
 )
 def test_every_usual_spelling_is_masked(spelling: str) -> None:

@@ -56,7 +56,17 @@ def test_the_database_holds_no_token(box: TestBox) -> None:
 
 @pytest.mark.parametrize(
     "presented",
-    ["", "orqo_", "orqo_" + "a" * 42, "orqo_" + "a" * 44, "a" * 48, "orqo_" + "é" * 43, "orqo_" + "\0" * 43, "orqo_" + "a" * 43 + "\n", "'; --"],
+    [
+        "",
+        "orqo_",
+        "orqo_" + "a" * 42,
+        "orqo_" + "a" * 44,
+        "a" * 48,
+        "orqo_" + "é" * 43,
+        "orqo_" + "\0" * 43,
+        "orqo_" + "a" * 43 + "\n",
+        "'; --",
+    ],
 )
 def test_what_is_no_token_is_unknown(box: TestBox, presented: str) -> None:
     assert find(box, presented) is None

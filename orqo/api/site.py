@@ -18,7 +18,7 @@ from orqo.api.validation import Validators
 from orqo.errors import Forbidden, Unauthorized
 from orqo.site import check_room, reading
 
-__all__ = ["Site", "check_room", "holder_with", "presented_token", "reading", "site"]
+__all__ = ["Site", "check_room", "holder_of", "holder_with", "presented_token", "reading", "require", "site"]
 
 BEARER = re.compile(r"Bearer +([\x21-\x7e]+) *", re.IGNORECASE)
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="orqo"'}
@@ -45,12 +45,22 @@ def presented_token() -> str | None:
 
 def holder_with(connection: Connection, scope: str, *, now: datetime) -> tokens.Holder:
     """Give the holder of the presented API token; Unauthorized without a valid one, Forbidden without the scope."""
+    return require(holder_of(connection, now=now), scope)
+
+
+def holder_of(connection: Connection, *, now: datetime) -> tokens.Holder:
+    """Give the holder of the presented API token, whatever it may do; Unauthorized without a valid one."""
     token = presented_token()
     if token is None:
         raise Unauthorized("Send an API token: Authorization: Bearer orqo_… (make one in Settings → API Tokens).", headers=CHALLENGE)
     holder = tokens.find(connection, token, now=now)
     if holder is None:
         raise Unauthorized("The API token is unknown, expired or revoked. Make a new one in Settings → API Tokens.", headers=INVALID_TOKEN)
+    return holder
+
+
+def require(holder: tokens.Holder, scope: str) -> tokens.Holder:
+    """Give the holder again; Forbidden without the scope."""
     if not holder.may(scope):
         raise Forbidden(f"This API token lacks the scope {scope}. Make one that has it in Settings → API Tokens.")
     return holder

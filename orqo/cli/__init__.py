@@ -22,6 +22,7 @@ INTERRUPTED, PIPE_CLOSED = 130, 141
 WORDS: dict[str, tuple[str, str]] = {
     "serve": ("start everything and keep it running: what `make run` does", "service"),
     "worker": ("run the workers and the dispatcher alone", "service"),
+    "login-link": ("make a one-time link that signs a browser in to the dashboard", "login"),
     "doctor": ("check this box and say what to do", "doctor"),
     "workflow": ("apply, validate, list, show, disable, enable, delete workflows", "workflow"),
     "token": ("create, list, revoke API tokens", "token"),
@@ -70,8 +71,8 @@ def _run(given: list[str]) -> int:
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     arguments = _parser(words).parse_args(words)
     arguments.json = len(words) < len(given)
-    run: Callable[[argparse.Namespace], int] = arguments.run
-    return run(arguments)
+    act: Callable[[argparse.Namespace], int] = arguments.act
+    return act(arguments)
 
 
 def _is_text(argument: str) -> bool:
@@ -102,7 +103,7 @@ def _tell(fault: Exception) -> int:
         raise fault
     for line in lines or [f"orqo: this is a fault of orqo's own ({type(fault).__name__}); ORQO_LOG_LEVEL=debug shows where"]:
         print(line, file=sys.stderr)
-    return 1
+    return fault.status if isinstance(fault, Refused) else 1
 
 
 def _lines(fault: Exception) -> list[str] | None:

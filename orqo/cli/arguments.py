@@ -18,11 +18,12 @@ Run = Callable[[argparse.Namespace], int]
 
 
 class Refused(Exception):
-    """A command cannot do what was asked; `lines` go to stderr as they are."""
+    """A command cannot do what was asked; `lines` go to stderr as they are. `status` 2: it was asked wrongly."""
 
-    def __init__(self, *lines: str) -> None:
+    def __init__(self, *lines: str, status: int = 1) -> None:
         super().__init__(*lines)
         self.lines = lines
+        self.status = status
 
 
 class Parser(argparse.ArgumentParser):
@@ -49,7 +50,7 @@ def declare(parser: argparse.ArgumentParser, run: Run) -> argparse.ArgumentParse
     """Make a parser that of a command."""
     # main() takes --json out wherever it stands; here it is for --help alone.
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=run)
+    parser.set_defaults(act=run)
     return parser
 
 

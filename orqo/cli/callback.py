@@ -16,8 +16,9 @@ from orqo.cli.arguments import Refused, number, verb, verbs
 from orqo.cli.opening import Opened, opened
 from orqo.secretstore import SecretStore
 
-# A test tells of a run that there is not: 2**63 - 1 is never given to one.
-TEST_RUN_ID = 2**63 - 1
+# A test tells of a run that there is not; this is the largest number that every reader of JSON reads exactly.
+TEST_RUN_ID = 2**53 - 1
+EXCERPT_CHARACTERS = 200
 SAID = "This is a test: no run has ended."
 
 
@@ -91,7 +92,9 @@ def _test(arguments: argparse.Namespace) -> int:
         output.as_json({"id": arguments.id, "delivered": outcome.delivered} | {name: getattr(outcome, name) for name in told})
         return 0 if outcome.delivered else 1
     if not outcome.delivered:
-        raise Refused(f"orqo: not delivered to callback {arguments.id} ({outcome.reason}): {output.clean(outcome.detail)}")
+        excerpt = output.clean(outcome.excerpt[:EXCERPT_CHARACTERS]) if outcome.excerpt else ""
+        said = f" It said: {excerpt}" if excerpt else ""
+        raise Refused(f"orqo: not delivered to callback {arguments.id} ({outcome.reason}): {output.clean(outcome.detail)}{said}")
     output.say(f"Delivered to callback {arguments.id}: the receiver answered {outcome.status_code} in {outcome.duration_ms} ms.")
     return 0
 
@@ -103,7 +106,7 @@ def _event(connection: Connection, box: Opened, callback: Row[Any], now: datetim
     told = {"id": TEST_RUN_ID, "status": "completed", "error": None, "created_at": moment}
     run = told | {"workflow_id": workflow.id, "workflow": workflow.name, "metadata": {}, "trigger_id": callback.trigger_id}
     run |= {"started_at": moment, "finished_at": moment, "url": facts.run_url(box.config.base_url, TEST_RUN_ID)}
-    roots = {
+    roots: dict[str, Any] = {
         "input": None,
         "stages": {},
         "trigger": {"name": None, "headers": {}, "query": {}},

@@ -13,7 +13,8 @@ from orqo.cli.arguments import Refused
 from orqo.definition import CallbackDefinition, Definition
 from orqo.errors import Invalid
 
-HELP = f"where to send events: URL, or URL={','.join(callbacks.EVENTS)} to choose them (default: {','.join(definition.EVENTS)}); again for each"
+CHOICE = ",".join(callbacks.EVENTS)
+HELP = f"where to send events: URL, or URL={CHOICE} to choose them (default: {','.join(definition.EVENTS)}); again for each"
 
 
 def destination(text: str) -> tuple[str, tuple[str, ...]]:

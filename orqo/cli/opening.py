@@ -5,6 +5,7 @@ Owns the opening of the database for a command. Never makes one.
 
 from __future__ import annotations
 
+import ipaddress
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,3 +64,11 @@ def hint(config: Config, command: str) -> str:
     """Give a command of ours as it works when pasted, from the project's folder."""
     where = "" if config.data == PROJECT_DIR / "var" else f"ORQO_DATA={shlex.quote(str(config.data))} "
     return f"{where}{PROGRAM} {command}"
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine reaches a server that listens there."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -84,7 +84,7 @@ def _set_callbacks(connection: Connection, row: Row[Any], wanted: list[tuple[str
 def _update(arguments: argparse.Namespace) -> int:
     replaced = arguments.callback or ([] if arguments.no_callbacks else None)
     if arguments.name is None and replaced is None:
-        raise Refused("orqo: nothing to change: give --name, --callback or --no-callbacks")
+        raise Refused("orqo: nothing to change: give --name, --callback or --no-callbacks", status=2)
     with opened() as box, box.database.transaction() as connection:
         row = triggers.get(connection, arguments.id)
         if arguments.name is not None:

@@ -63,7 +63,7 @@ def _refuse_faults(results: Sequence[Parsed], consequence: str) -> None:
 def _apply(arguments: argparse.Namespace) -> int:
     folders = [Path(path) for path in arguments.paths if Path(path).is_dir()]
     if arguments.prune and not folders:
-        raise Refused("orqo: --prune needs a folder: it deletes what was applied from there and has no file any more")
+        raise Refused("orqo: --prune needs a folder: it deletes what was applied from there and has no file any more", status=2)
     results = files.parsed(files.named(arguments.paths))
     _refuse_faults(results, "nothing was applied")
     with opened() as box:

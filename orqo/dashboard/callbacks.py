@@ -30,13 +30,13 @@ def _tab(name: str, *, fault: Problem | None = None, secret: dict[str, Any] | No
     with site().database.read() as connection:
         row = known(connection, name)
         shown = _configured(connection, row.id)
-        found = listings.deliveries(connection, callback_ids=[each["id"] for each in shown])
+        sent = listings.newest_deliveries(connection, [each["id"] for each in shown])
         triggers = connection.execute(
             select(Trigger.id, Trigger.name).where(Trigger.workflow_id == row.id).order_by(Trigger.name).limit(CALLBACKS_SHOWN)
         ).all()
     return page(
-        "workflow_callbacks.html", status=fault.status if fault else 200, tab="callbacks", workflow=row, callbacks=shown,
-        deliveries=found.rows[:10], triggers=triggers, events=callbacks.EVENTS, fault=fault, secret=secret,
+        "workflow_callbacks.html", code=fault.status if fault else 200, tab="callbacks", workflow=row, callbacks=shown,
+        deliveries=sent, triggers=triggers, events=callbacks.EVENTS, fault=fault, secret=secret,
     )  # fmt: skip
 
 

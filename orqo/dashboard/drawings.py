@@ -68,7 +68,7 @@ def timeline(run: Any, stages: Sequence[Any], now: datetime) -> Timeline:
 
 def _ticks(total_ms: float) -> list[tuple[float, str]]:
     step = next((step for step in (*STEPS_MS, *LONG_STEPS_MS) if total_ms / step <= TICKS_MAX), total_ms)
-    return [(round(number * step / total_ms * 100, 3), span(number * step) if number else "0") for number in range(int(total_ms // step) + 1)]
+    return [(round(number * step / total_ms * 100, 3), span(number * step).replace(".0 s", " s") if number else "0") for number in range(int(total_ms // step) + 1)]
 
 
 # ── runs per hour ───────────────────────────────────────────────────────────────────────────────────────────────────

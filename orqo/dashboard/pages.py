@@ -37,10 +37,10 @@ DONE = {
 }
 
 
-def page(template: str, *, status: int = 200, **values: Any) -> Response:
+def page(template: str, *, code: int = 200, **values: Any) -> Response:
     """Render a page."""
     done = DONE.get(request.args.get("done", "")) if request.method == "GET" else None
-    return make_response(render_template(template, done=done, **common(), **values), status)
+    return make_response(render_template(template, done=done, **common(), **values), code)
 
 
 def common() -> dict[str, Any]:

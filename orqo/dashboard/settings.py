@@ -52,7 +52,7 @@ def _tokens(*, fault: Problem | None = None, made: dict[str, Any] | None = None)
         workflows = connection.execute(names).all()
     listed = [dict(row._mapping) | {"only": _only(row.workflow_ids, workflows), "state": _state(row)} for row in rows]
     return page(
-        "settings_tokens.html", status=fault.status if fault else 200, tab="tokens", listed=listed, workflows=workflows,
+        "settings_tokens.html", code=fault.status if fault else 200, tab="tokens", listed=listed, workflows=workflows,
         scopes=SCOPES, chosen=request.form.getlist("scopes") or tokens.DEFAULT_SCOPES, expiries=EXPIRIES, fault=fault, made=made,
     )  # fmt: skip
 
@@ -126,7 +126,7 @@ def _people(*, fault: Problem | None = None, link: str | None = None) -> Respons
     with site().database.read() as connection:
         persons, sessions = people.list_people(connection), people.list_sessions(connection, now=g.now)
     status = fault.status if fault else 200
-    return page("settings_people.html", status=status, tab="people", people=persons, sessions=sessions, fault=fault, link=link)
+    return page("settings_people.html", code=status, tab="people", people=persons, sessions=sessions, fault=fault, link=link)
 
 
 @blueprint.post("/settings/people/link")

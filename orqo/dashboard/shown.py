@@ -41,11 +41,10 @@ def span(ms: float | None) -> str:
     if ms < 60_000:
         return f"{ms / 1000:.1f} s"
     seconds = round(ms / 1000)
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60} s"
-    if seconds < 86400:
-        return f"{seconds // 3600} h {seconds % 3600 // 60} min"
-    return f"{seconds // 86400} d {seconds % 86400 // 3600} h"
+    index = next(index for index, (unit_s, _) in enumerate(UNITS) if seconds >= unit_s)
+    (large_s, large), (small_s, small) = UNITS[index : index + 2]
+    rest = seconds % large_s // small_s
+    return f"{seconds // large_s} {large}" + (f" {rest} {small}" if rest else "")
 
 
 def between_ms(begin: str | None, end: str | None) -> float | None:
@@ -129,7 +128,13 @@ def hook_line(url: str) -> str:
     return f"curl {shell(url)} \\\n  -H 'Content-Type: application/json' \\\n  -d '{{\"name\": \"world\"}}'"
 
 
+def workflow_name(stored: str) -> str:
+    """Give a workflow's name, also of one that was deleted."""
+    return stored.partition(" deleted ")[0]
+
+
 FILTERS = {
+    "workflow_name": workflow_name,
     "moment": moment,
     "ago": ago,
     "span": span,

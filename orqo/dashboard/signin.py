@@ -26,7 +26,7 @@ def sign_in_page() -> Response:
 
 def _form(fault: Problem | None = None, *, link: str = "", name: str = "") -> Response:
     follow = request.values.get("next", "")
-    return page("sign_in.html", status=fault.status if fault else 200, fault=fault, link=link, name=name, follow=follow)
+    return page("sign_in.html", code=fault.status if fault else 200, fault=fault, link=link, name=name, follow=follow)
 
 
 @blueprint.post("/sign-in")

@@ -53,7 +53,7 @@ def _tab(name: str, *, fault: Problem | None = None, at: str = "", typed: str = 
         parts, next_ms, found = runs_part(connection, row)
         hooks = _webhooks(connection, row.id)
     return page(
-        "workflow_runs.html", status=fault.status if fault else 200, tab="runs", workflow=row, parts=parts, etag=etag_of(parts, next_ms),
+        "workflow_runs.html", code=fault.status if fault else 200, tab="runs", workflow=row, parts=parts, etag=etag_of(parts, next_ms),
         next_ms=next_ms, live=request.query_string.decode("ascii", "ignore"), is_empty=not found.rows, triggers=hooks,
         fault=fault, at=at, typed=typed,
     )  # fmt: skip

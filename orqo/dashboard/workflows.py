@@ -144,7 +144,7 @@ def _editor(source: str, *, row: Row[Any] | None = None, version: int = 0, fault
     lines = source.split("\n")
     faults = [(each, lines[each.line - 1] if each.line and each.line <= len(lines) else "") for each in fault.errors] if fault else []
     status = fault.status if fault else 200
-    return page("workflow_edit.html", status=status, tab="definition", workflow=row, source=source, version=version, fault=fault, faults=faults)
+    return page("workflow_edit.html", code=status, tab="definition", workflow=row, source=source, version=version, fault=fault, faults=faults)
 
 
 # ── on, off, gone ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,0 +1,70 @@
+"""What the three endpoints share: a request as data, the note of a refusal, the form of an answer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+from flask import Response, jsonify, request
+
+from orqo import call, requestlog
+from orqo.api.site import Site
+from orqo.call import Call
+from orqo.errors import Problem, Unavailable
+
+log = logging.getLogger(__name__)
+
+
+def call_of_request(here: Site, *, token: str = "") -> Call:
+    """Give the current request without its body. A header that repeats the `token` of the path, as proxies' do, is hidden."""
+    headers = {name.lower(): value for name, value in request.headers.items()}
+    if token:
+        headers = {name: call.HIDDEN if token in value else value for name, value in headers.items()}
+    peer, forwarded = request.environ.get("REMOTE_ADDR") or "", headers.get("x-forwarded-for", "")
+    return Call(
+        method=request.method,
+        headers=headers,
+        query=tuple(request.args.items(multi=True)),
+        remote=call.remote_address(peer, forwarded, here.config.trusted_proxies),
+        body=None,
+    )
+
+
+@contextmanager
+def refusals_noted(here: Site, entry: Callable[[Problem], requestlog.Entry], *, now: datetime) -> Iterator[None]:
+    """Write whatever is refused within into the request log, best effort; what only came at a bad time is not."""
+    try:
+        yield
+    except Unavailable:
+        raise
+    except Problem as fault:
+        requestlog.note(here.database, entry(fault), now=now)
+        raise
+
+
+def started(here: Site, run_id: int, *, duplicate: bool) -> Response:
+    """Answer an accepted call. The run is committed: only now may anybody be told."""
+    told(here, run_id, duplicate=duplicate)
+    answer: dict[str, Any] = {"workflow_run_id": run_id, "status": "started"}
+    headers = {} if here.config.strict else {"Location": f"/api/v1/runs/{run_id}"}
+    if duplicate:
+        return as_json({**answer, "duplicate": True}, 200, {**headers, "Idempotent-Replayed": "true"})
+    return as_json(answer, 201, headers)
+
+
+def told(here: Site, run_id: int, *, duplicate: bool) -> None:
+    """Wake the workers for a new run, and log it."""
+    if not duplicate:
+        here.bell.wake_workers()
+    log.info("step=accept run=%s status=%s", run_id, "duplicate" if duplicate else "pending")
+
+
+def as_json(value: Any, status: int, headers: dict[str, str] | None = None) -> Response:
+    """Give a JSON answer."""
+    response = jsonify(value)
+    response.status_code = status
+    response.headers.update(headers or {})
+    return response

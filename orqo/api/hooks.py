@@ -1,0 +1,80 @@
+"""`/api/v1/hooks/<token>`: the bytes of a request in, an answer out. What becomes of it is decided in orqo/hooks.py."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from flask import Blueprint, Response, request
+
+from orqo import clock, hooks, triggers
+from orqo.api import body as bodies
+from orqo.api.answers import as_json, call_of_request, refusals_noted, started, told
+from orqo.api.site import Site, check_room, site
+from orqo.errors import Conflict, MethodNotAllowed, NotFound
+from orqo.hooks import Gate, Outcome, Visit
+from orqo.models import Verdict
+from orqo.vendors import Handshake
+
+log = logging.getLogger(__name__)
+blueprint = Blueprint("hooks", __name__, url_prefix="/api/v1")
+
+NOT_POST = "A webhook takes POST; this one has no greeting by GET."
+
+
+@blueprint.route("/hooks/", methods=["GET", "POST"], defaults={"token": ""})
+@blueprint.route("/hooks/<path:token>", methods=["GET", "POST"])
+def hook(token: str) -> Response:
+    """Start the workflow of the trigger that the URL's token belongs to; the body becomes the run's input."""
+    here, now = site(), clock.now()
+    with here.database.read() as connection:
+        found = triggers.find(connection, token)
+    if found is None:
+        raise NotFound(triggers.UNKNOWN) if request.method == "POST" else _not_post(("POST",))
+    guest = hooks.visit(found, call_of_request(here, token=token))
+    gate = Gate(here.database, here.secrets, here.config.base_url)
+    with refusals_noted(here, lambda fault: guest.refused(fault), now=now):
+        _check_open(guest)
+        guest = replace(guest, call=replace(guest.call, body=_read(here, guest)))
+        check_room(here.config)
+        outcome = hooks.receive(gate, guest, now=now)
+    return _answered(here, outcome)
+
+
+def _not_post(methods: tuple[str, ...]) -> MethodNotAllowed:
+    return MethodNotAllowed(NOT_POST, headers={"Allow": ", ".join(methods)})
+
+
+def _check_open(guest: Visit) -> None:
+    if not guest.found.enabled:
+        raise Conflict("This webhook is disabled. Enable it in the workflow's Runs & Triggers tab.")
+    if guest.call.method not in guest.options.methods:
+        raise _not_post(guest.options.methods)
+
+
+def _read(here: Site, guest: Visit) -> bytes:
+    """Read the body within the trigger's own limit, which lies below the server's."""
+    own, ours = guest.options.max_body_bytes, here.config.body_max_bytes
+    if own is not None and own < ours:
+        return bodies.read(request, own, set_by="max_body of this webhook")
+    return bodies.read(request, ours)
+
+
+def _answered(here: Site, outcome: Outcome) -> Response:
+    """Give the answer to a request that was not refused."""
+    if outcome.handshake is not None:
+        return _greeted(outcome.handshake)
+    if outcome.run_id is None:
+        return as_json({"status": "ignored", "reason": outcome.reason}, 200)
+    duplicate = outcome.verdict == Verdict.DUPLICATE
+    if outcome.answer is None:
+        return started(here, outcome.run_id, duplicate=duplicate)
+    told(here, outcome.run_id, duplicate=duplicate)
+    status, value = outcome.answer
+    return Response(status=status) if value is None else as_json(value, status)
+
+
+def _greeted(greeting: Handshake) -> Response:
+    if greeting.text is not None:
+        return Response(greeting.text, mimetype="text/plain", headers={"X-Content-Type-Options": "nosniff"})
+    return as_json(greeting.json, 200)

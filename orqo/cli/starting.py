@@ -1,0 +1,88 @@
+"""What precedes every start of the service: a database of this release's version, the instance key, once the example.
+
+Run by `serve` as a process of its own; says on stdout, as one JSON object, how the example is started.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+from orqo import apply, callbacks, clock, db, definition, instance, received, triggers, workflows
+from orqo.cli import guarded
+from orqo.cli.opening import hint, is_loopback
+from orqo.cli.trigger import curl
+from orqo.config import PROJECT_DIR, Config
+from orqo.db import Database
+
+EXAMPLE_FILE = PROJECT_DIR / "examples" / "hello.yaml"
+WORKFLOW, TRIGGER = "hello", "example"
+
+
+def prepare(config: Config) -> dict[str, str]:
+    """Make this box ready to serve; the second time it changes nothing.
+
+    Gives `{"curl", "list", "show"}`, commands that work as pasted, or nothing where the example is not there.
+    Raises ConfigError, SchemaMismatch, Unavailable.
+    """
+    database = Database.open(config.database_url)
+    try:
+        if not db.initialise(database):
+            db.upgrade(database)
+        db.check_version(database)
+        key = instance.establish(database, config, now=clock.now())
+        _make_example(database, config, key)
+        return _commands(database, config, key)
+    finally:
+        database.close()
+
+
+def _make_example(database: Database, config: Config, key: bytes) -> None:
+    """At the first start ever, on loopback and unless told not to, make the example; a workflow of its name stays as it is."""
+    now = clock.now()
+    with database.transaction() as connection:
+        first = instance.claim_example(connection, now=now)
+        if not first or not config.example or not is_loopback(config.host) or workflows.find(connection, WORKFLOW):
+            return
+        parsed = definition.parse(EXAMPLE_FILE.read_text(encoding="utf-8"), folder=EXAMPLE_FILE.parent)
+        saved = apply.apply(connection, parsed, key=key, now=now)
+        trigger_id = next(row["id"] for row in triggers.list_all(connection) if row["workflow_id"] == saved.id)
+        callback = callbacks.definition(own_callback_url(config), definition.EVENTS)
+        callbacks.add(connection, workflow_id=saved.id, trigger_id=trigger_id, callback=callback, origin="cli", now=now)
+
+
+def own_callback_url(config: Config) -> str:
+    """Give the URL under which this box reaches its own /callback and knows its own signature."""
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    local = f"http://{host}:{config.port}{received.CALLBACK_PATH}"
+    # Behind a proxy the base URL may lead around the world, or nowhere from here.
+    return local if local in received.own_urls(config) else config.base_url + received.CALLBACK_PATH
+
+
+def _commands(database: Database, config: Config, key: bytes) -> dict[str, str]:
+    with database.read() as connection:
+        found = _example(connection)
+        if found is None:
+            return {}
+        url = triggers.url_of(triggers.get(connection, found["id"]), key, config.base_url)
+    if url is None:
+        return {}
+    return {"curl": curl(url), "list": hint(config, "run list"), "show": hint(config, f"trigger show {found['id']}")}
+
+
+def _example(connection: Any) -> dict[str, Any] | None:
+    enabled = (row for row in triggers.list_all(connection, limit=100_000) if row["enabled"])
+    return next((row for row in enabled if (row["workflow"], row["name"]) == (WORKFLOW, TRIGGER)), None)
+
+
+def main() -> int:
+    """Prepare the box that the environment names."""
+    os.umask(0o077)
+    print(json.dumps(prepare(Config.from_environ())))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))

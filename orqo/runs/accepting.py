@@ -1,0 +1,75 @@
+"""Accept: a run becomes durable, once for each idempotency key.
+
+Owns the table idempotency_keys.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection, insert, select, update
+
+from orqo import clock, jsontext
+from orqo.errors import Invalid
+from orqo.models import IdempotencyKey, Run, RunStatus, Trigger
+from orqo.runs.state import RUNS, Accepted, NewRun, Replay
+
+IDEMPOTENCY_HOURS = 24
+
+
+def accept(connection: Connection, new: NewRun, *, now: datetime) -> Accepted:
+    """Write a pending run, or find the one that the same call made within 24 hours.
+
+    Raises Invalid where an Idempotency-Key comes again with another body. Durable once the caller's transaction commits.
+    """
+    known = earlier(connection, new.replay, now=now) if new.replay else None
+    if known is not None:
+        return Accepted(known, duplicate=True)
+    moment = clock.to_text(now)
+    values = {
+        "workflow_id": new.workflow_id,
+        "version_id": new.version_id,
+        "status": RunStatus.PENDING,
+        "input": jsontext.dump(new.input),
+        "metadata": jsontext.dump(new.metadata),
+        "trigger_id": new.trigger_id,
+        "token_id": new.token_id,
+        "origin": new.origin,
+        "trigger_facts": jsontext.dump(new.trigger_facts),
+        "callbacks": jsontext.dump(list(new.callbacks)),
+        "created_at": moment,
+    }
+    run_id = connection.execute(insert(RUNS).values(values).returning(RUNS.c.id)).scalar_one()
+    if new.trigger_id is not None:
+        fired = {"fired_count": Trigger.fired_count + 1, "last_fired_at": moment}
+        connection.execute(update(Trigger).where(Trigger.id == new.trigger_id).values(fired))
+    if new.replay:
+        _remember(connection, new.replay, run_id, moment)
+    return Accepted(run_id)
+
+
+def earlier(connection: Connection, replay: Replay, *, now: datetime) -> int | None:
+    """Give the run that this call made before, None where it made none within 24 hours.
+
+    A vendor's redelivery after a failed or stopped run makes a new one. Invalid where an Idempotency-Key comes with another body.
+    """
+    same = (IdempotencyKey.scope == replay.scope, IdempotencyKey.key == replay.key)
+    query = select(IdempotencyKey.run_id, IdempotencyKey.body_hash, Run.status).join(Run, Run.id == IdempotencyKey.run_id)
+    fresh = IdempotencyKey.created_at > clock.to_text(now - timedelta(hours=IDEMPOTENCY_HOURS))
+    row = connection.execute(query.where(*same, fresh)).one_or_none()
+    if row is None:
+        return None
+    if replay.body_hash is None:
+        return None if row.status in (RunStatus.FAILED, RunStatus.STOPPED) else int(row.run_id)
+    if row.body_hash != replay.body_hash:
+        raise Invalid(
+            f"This Idempotency-Key came with another body within the last {IDEMPOTENCY_HOURS} hours. Use a new key for a new request."
+        )
+    return int(row.run_id)
+
+
+def _remember(connection: Connection, replay: Replay, run_id: int, moment: str) -> None:
+    values = {"run_id": run_id, "body_hash": replay.body_hash, "created_at": moment}
+    same = (IdempotencyKey.scope == replay.scope, IdempotencyKey.key == replay.key)
+    if not connection.execute(update(IdempotencyKey).where(*same).values(values)).rowcount:
+        connection.execute(insert(IdempotencyKey).values(values | {"scope": replay.scope, "key": replay.key}))

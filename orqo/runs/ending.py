@@ -1,0 +1,102 @@
+"""The end of a run, told to its callbacks in the same transaction.
+
+Owns the terminal statuses: a run gets one here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, select, update
+
+from orqo import callbacks, clock, facts, flow
+from orqo.definition import Definition
+from orqo.models import TERMINAL, Reason, RunStatus, StageStatus
+from orqo.runs.state import NO_LEASE, RUNS, STAGES, Box, LeaseLost, Output
+
+
+def end(
+    box: Box,
+    connection: Connection,
+    run: Row[Any],
+    definition: Definition,
+    status: RunStatus,
+    error: flow.RunError | None,
+    output: Output,
+    *,
+    stages: Sequence[Row[Any]] | None = None,
+    now: datetime,
+) -> int:
+    """Write the terminal status and its deliveries; gives how many deliveries can be sent now."""
+    changes = NO_LEASE | {
+        "status": status,
+        "finished_at": clock.to_text(now),
+        "wake_at": None,
+        "output": output.data,
+        "output_kind": output.kind,
+        "output_truncated": int(output.truncated),
+        "error_reason": error.reason if error else None,
+        "error_detail": error.detail if error else None,
+        "error_stage": error.stage if error else None,
+    }
+    alive = (RUNS.c.id == run.id, RUNS.c.status.not_in(TERMINAL))
+    if connection.execute(update(RUNS).where(*alive).values(changes)).rowcount != 1:
+        raise LeaseLost
+    if stages is None:
+        stages = stage_rows(connection, run.id)
+        _end_open_stage(connection, run.id, status, error, now)
+    return tell(box, connection, str(status), run, definition, changes, output, stages, stage=error.stage if error else None, now=now)
+
+
+def end_without_word(connection: Connection, run: Row[Any], now: datetime) -> None:
+    """Fail a run without telling its callbacks: telling may be what could not be done."""
+    error = {"error_reason": Reason.FAULT, "error_detail": "A fault of the service's own; its log beside this time says which."}
+    ended = NO_LEASE | {"status": RunStatus.FAILED, "finished_at": clock.to_text(now)} | error
+    connection.execute(update(RUNS).where(RUNS.c.id == run.id).values(ended))
+
+
+def _end_open_stage(connection: Connection, run_id: int, status: RunStatus, error: flow.RunError | None, now: datetime) -> None:
+    """End the execution that was under way when a run ended from outside; one that never began was not reached."""
+    opened = (STAGES.c.run_id == run_id, STAGES.c.finished_at.is_(None))
+    connection.execute(delete(STAGES).where(*opened, STAGES.c.attempts == 0))
+    ended: dict[str, Any] = {"status": StageStatus.STOPPED, "finished_at": clock.to_text(now)}
+    if status == RunStatus.FAILED and error:
+        ended |= {"status": StageStatus.FAILED, "error_reason": error.reason, "error_detail": error.detail}
+    connection.execute(update(STAGES).where(*opened).values(ended))
+
+
+def tell(
+    box: Box,
+    connection: Connection,
+    name: str,
+    run: Row[Any],
+    definition: Definition,
+    changes: Mapping[str, Any],
+    output: Output,
+    stages: Sequence[Row[Any]],
+    *,
+    stage: str | None,
+    now: datetime,
+) -> int:
+    """Record an event of a run for its callbacks."""
+    shown = dict(run._mapping) | dict(changes)
+    error = {key: shown[f"error_{key}"] for key in ("reason", "detail", "stage")} if shown["error_reason"] else None
+    told = {key: shown[key] for key in ("id", "workflow_id", "status", "trigger_id", "created_at", "started_at", "finished_at")}
+    told |= {"workflow": definition.name, "error": error, "metadata": json.loads(run.metadata), "url": facts.run_url(box.base_url, run.id)}
+    event = callbacks.Event(
+        name=name,
+        run=told,
+        roots=lambda: facts.roots(run, stages, workflow=definition.name, base_url=box.base_url, changes=changes),
+        output=output.data,
+        output_kind=output.kind,
+        stage=stage,
+        requested=json.loads(run.callbacks),
+    )
+    return callbacks.record(connection, event, now=now)
+
+
+def stage_rows(connection: Connection, run_id: int) -> tuple[Row[Any], ...]:
+    return tuple(connection.execute(select(STAGES).where(STAGES.c.run_id == run_id).order_by(STAGES.c.sequence)))

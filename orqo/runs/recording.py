@@ -1,0 +1,137 @@
+"""Record: what an attempt of a stage came to, and what the run does next, one commit each.
+
+Every write names the claim's fencing token; a worker whose lease is lost writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Row, case, update
+
+from orqo import clock, flow, jsontext
+from orqo.definition import StageDefinition
+from orqo.models import RunStatus, StageStatus
+from orqo.runs.claiming import claim_next, enter
+from orqo.runs.ending import end as end_run
+from orqo.runs.ending import tell
+from orqo.runs.state import LEASE_S, NO_LEASE, RUNS, STAGES, Box, Claim, LeaseLost, Output, StageEnd
+
+
+def record(
+    box: Box, claim: Claim, end: StageEnd, following: StageDefinition, *, go_on: bool, elapsed_ms: int, now: datetime
+) -> Claim | None:
+    """Write a stage's end and the start of the next, one commit; gives the claim on that next stage.
+
+    Without `go_on`, and where a stop was asked for, the run is handed back instead, the next stage pending, and the answer
+    is None: the next claim stops it. LeaseLost where the lease is gone.
+    """
+    with box.database.transaction() as connection:
+        go_on = not _change(connection, claim, {"wake_at": None}) and go_on
+        ended = _record_end(box, connection, claim, end, now=now)
+        history = (*claim.history, ended)
+        status = StageStatus.RUNNING if go_on else StageStatus.PENDING
+        row = enter(connection, claim.run.id, following, history, status, now)
+        changes: dict[str, Any] = {"running_ms": claim.run.running_ms + elapsed_ms, "claims": 1}
+        if go_on:
+            changes["lease_until"] = box.database.lease_clock(connection).seconds + LEASE_S
+        else:
+            changes |= NO_LEASE | {"status": RunStatus.PENDING, "claims": 0}
+        _change(connection, claim, changes)
+    return replace(claim, stage=following, stage_row=row, history=history) if go_on else None
+
+
+def record_failure(box: Box, claim: Claim, end: StageEnd, *, wait_s: float | None, elapsed_ms: int, now: datetime) -> Claim | None:
+    """Write a failed attempt that will be retried. `wait_s` None: at once, and the claim goes on; else the run waits.
+
+    A waiting run holds no worker: the sweep makes it pending when its time has come.
+    """
+    with box.database.transaction() as connection:
+        failed = _end_columns(end) | {"failures": STAGES.c.failures + 1}
+        if wait_s is None:
+            failed |= {"status": StageStatus.RUNNING, "attempts": STAGES.c.attempts + 1}
+            changes: dict[str, Any] = {"lease_until": box.database.lease_clock(connection).seconds + LEASE_S}
+        else:
+            failed["status"] = StageStatus.WAITING
+            # A stop that was asked for meanwhile is not to wait as long as the retry.
+            wake_at = case((RUNS.c.stop_requested_at.is_(None), clock.to_text(now + timedelta(seconds=wait_s))), else_=clock.to_text(now))
+            changes = NO_LEASE | {"status": RunStatus.WAITING, "wake_at": wake_at, "claims": 0}
+        _change(connection, claim, changes | {"running_ms": claim.run.running_ms + elapsed_ms})
+        row = connection.execute(update(STAGES).where(STAGES.c.id == claim.stage_row.id).values(failed).returning(STAGES)).one()
+    return replace(claim, stage_row=row) if wait_s is None else None
+
+
+def hand_back(box: Box, claim: Claim, *, elapsed_ms: int) -> None:
+    """Give a claimed run back unharmed, its stage to be executed anew: the worker stops. LeaseLost where it is gone."""
+    with box.database.transaction() as connection:
+        changes = NO_LEASE | {"status": RunStatus.PENDING, "claims": RUNS.c.claims - 1}
+        _change(connection, claim, changes | {"running_ms": claim.run.running_ms + elapsed_ms})
+        connection.execute(update(STAGES).where(STAGES.c.id == claim.stage_row.id).values(status=StageStatus.PENDING))
+
+
+def finish(
+    box: Box,
+    claim: Claim,
+    end: StageEnd,
+    verdict: flow.End,
+    output: Output,
+    *,
+    elapsed_ms: int,
+    next_owner: str | None,
+    now: datetime,
+) -> tuple[int, Claim | None]:
+    """Write a run's end and its deliveries, and claim the next run for `next_owner`: one commit.
+
+    Gives how many deliveries can be sent now, and the next claim. LeaseLost where the lease is gone.
+    """
+    with box.database.transaction() as connection:
+        run = claim.run
+        _change(connection, claim, {"running_ms": run.running_ms + elapsed_ms, "wake_at": None})
+        ended = _record_end(box, connection, claim, end, stopped=verdict.status == RunStatus.STOPPED, now=now)
+        rows = (*claim.history, ended)
+        told = end_run(box, connection, run, claim.definition, verdict.status, verdict.error, output, stages=rows, now=now)
+        following = claim_next(box, connection, owner=next_owner, now=now) if next_owner else None
+    return told, following
+
+
+def _change(connection: Connection, claim: Claim, changes: Mapping[str, Any]) -> bool:
+    """Write to the run under the claim's fence, or raise LeaseLost and so undo the whole transaction.
+
+    Tells whether a stop was asked for.
+    """
+    changed = update(RUNS).where(*claim.fence).values(changes).returning(RUNS.c.stop_requested_at)
+    row = connection.execute(changed).one_or_none()
+    if row is None:
+        raise LeaseLost
+    return row.stop_requested_at is not None
+
+
+def _end_columns(end: StageEnd) -> dict[str, Any]:
+    return {
+        "output": end.output,
+        "output_kind": end.output_kind,
+        "output_truncated": int(end.truncated),
+        "outcome": end.outcome,
+        "error_reason": end.error_reason,
+        "error_detail": end.error_detail,
+        "exit_code": end.exit_code,
+        "stderr": end.stderr,
+        "response": jsontext.dump(end.response) if end.response is not None else None,
+    }
+
+
+def _record_end(box: Box, connection: Connection, claim: Claim, end: StageEnd, *, stopped: bool = False, now: datetime) -> Row[Any]:
+    """Write a stage's end; the caller has written to the run under the claim's fence before."""
+    failed = end.error_reason is not None
+    status = StageStatus.STOPPED if stopped else StageStatus.FAILED if failed else StageStatus.COMPLETED
+    columns = _end_columns(end) | {"status": status, "finished_at": clock.to_text(now)}
+    if failed:
+        columns["failures"] = STAGES.c.failures + 1
+    row = connection.execute(update(STAGES).where(STAGES.c.id == claim.stage_row.id).values(columns).returning(STAGES)).one()
+    if not failed and end.output is not None:
+        output = Output(end.output, end.output_kind, end.truncated)
+        tell(box, connection, "output", claim.run, claim.definition, {}, output, (*claim.history, row), stage=row.name, now=now)
+    return row

@@ -1,0 +1,108 @@
+"""What the state machine is written with: the tables, the claim, and what comes in and goes out.
+
+Owns the shapes that the modules of this package share. Writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from sqlalchemy import Row, Table
+
+from orqo.db import Database
+from orqo.definition import Definition, StageDefinition
+from orqo.models import Run, RunStatus, Stage
+from orqo.workflows import Definitions
+
+LEASE_S = 30.0
+NO_LEASE: dict[str, Any] = {"lease_owner": None, "lease_boot": None, "lease_until": None}
+RUNS = cast(Table, Run.__table__)
+STAGES = cast(Table, Stage.__table__)
+
+
+class LeaseLost(Exception):
+    """The run is no longer this worker's: somebody else has it, or it has ended."""
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What makes a call the same as an earlier one: `body_hash` None means whatever the body (a vendor's id)."""
+
+    scope: str
+    key: str
+    body_hash: str | None
+
+
+@dataclass(frozen=True)
+class NewRun:
+    """What is accepted. `callbacks` are the request's own, as `callbacks.requested` gives them."""
+
+    workflow_id: int
+    version_id: int
+    origin: str
+    input: Any = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    trigger_id: int | None = None
+    token_id: int | None = None
+    trigger_facts: Mapping[str, Any] = field(default_factory=dict)
+    callbacks: Sequence[Mapping[str, Any]] = ()
+    replay: Replay | None = None
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The answer to an accept: the run, and whether it was there before."""
+
+    run_id: int
+    duplicate: bool = False
+
+
+@dataclass(frozen=True)
+class StageEnd:
+    """What an attempt of a stage came to, as it is recorded; already masked. `error_reason` None: it completed."""
+
+    output: bytes | None = None
+    output_kind: str | None = None
+    truncated: bool = False
+    outcome: str | None = None
+    error_reason: str | None = None
+    error_detail: str | None = None
+    exit_code: int | None = None
+    stderr: bytes | None = None
+    response: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Output:
+    """A run's result: bytes and how to read them."""
+
+    data: bytes | None
+    kind: str | None
+    truncated: bool = False
+
+
+@dataclass(frozen=True)
+class Box:
+    """What the state machine knows of this box."""
+
+    database: Database
+    definitions: Definitions
+    base_url: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a worker holds: a running run, its definition, the stage execution to work on and those before it."""
+
+    run: Row[Any]
+    definition: Definition
+    stage: StageDefinition
+    stage_row: Row[Any]
+    history: tuple[Row[Any], ...]
+
+    @property
+    def fence(self) -> tuple[Any, ...]:
+        """The condition that every write under this claim carries."""
+        return (Run.id == self.run.id, Run.fence == self.run.fence, Run.status == RunStatus.RUNNING)

@@ -1,0 +1,84 @@
+"""Stop, and the sweep: what happens to a run from outside its worker.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, select, update
+
+from orqo import clock, leases
+from orqo.errors import Conflict, NotFound
+from orqo.models import RunStatus
+from orqo.runs.ending import end
+from orqo.runs.state import NO_LEASE, RUNS, Box, Output
+
+SWEEP_LIMIT = 200
+
+
+def stop(box: Box, run_id: int, *, now: datetime) -> str:
+    """Stop a run: pending and waiting ones at once, a running one by asking its worker. Gives the status then.
+
+    NotFound where there is none; Conflict where it has ended.
+    """
+    with box.database.transaction() as connection:
+        run = connection.execute(select(RUNS).where(RUNS.c.id == run_id)).one_or_none()
+        if run is None:
+            raise NotFound(f"There is no run {run_id}. List them with: run list")
+        if RunStatus(run.status).terminal:
+            raise Conflict(f"Run {run_id} has ended already: it is {run.status}.")
+        if run.status == RunStatus.RUNNING:
+            asked = func.coalesce(RUNS.c.stop_requested_at, clock.to_text(now))
+            connection.execute(update(RUNS).where(RUNS.c.id == run_id).values(stop_requested_at=asked))
+            return RunStatus.RUNNING
+        end(box, connection, run, box.definitions.of(connection, run.version_id), RunStatus.STOPPED, None, Output(None, None), now=now)
+        return RunStatus.STOPPED
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What a sweep found: runs taken from lost workers, runs whose wait is over, and whether any has waited too long."""
+
+    lost: int = 0
+    woken: int = 0
+    stale: bool = False
+
+
+def sweep(box: Box, *, stale_s: float, now: datetime) -> Swept:
+    """Make pending again what a lost worker held and what has waited long enough. Reads only where there is nothing to do."""
+    with box.database.read() as connection:
+        lost = _lost(box, connection)
+        due = _due(connection, now)
+        pending = select(RUNS.c.created_at).where(RUNS.c.status == RunStatus.PENDING).order_by(RUNS.c.id).limit(1)
+        oldest = connection.execute(pending).scalar()
+    if lost or due:
+        with box.database.transaction() as connection:
+            for run in lost:
+                _take_back(box, connection, run, now=now)
+            over = (RUNS.c.id.in_(due), RUNS.c.status == RunStatus.WAITING)
+            connection.execute(update(RUNS).where(*over).values(status=RunStatus.PENDING, wake_at=None))
+    stale = oldest is not None and oldest < clock.to_text(now - timedelta(seconds=stale_s))
+    return Swept(len(lost), len(due), stale or bool(lost or due))
+
+
+def _lost(box: Box, connection: Connection) -> list[Row[Any]]:
+    """Give the running runs whose lease has run out, was given in an earlier boot, or whose process is dead."""
+    reading = box.database.lease_clock(connection)
+    rows = connection.execute(select(RUNS).where(RUNS.c.status == RunStatus.RUNNING).order_by(RUNS.c.id).limit(SWEEP_LIMIT)).all()
+    return [row for row in rows if row.lease_boot != reading.boot or row.lease_until <= reading.seconds or leases.is_gone(row.lease_owner)]
+
+
+def _due(connection: Connection, now: datetime) -> list[int]:
+    over = (RUNS.c.status == RunStatus.WAITING, RUNS.c.wake_at <= clock.to_text(now))
+    return list(connection.execute(select(RUNS.c.id).where(*over).order_by(RUNS.c.wake_at).limit(SWEEP_LIMIT)).scalars())
+
+
+def _take_back(box: Box, connection: Connection, run: Row[Any], *, now: datetime) -> None:
+    """Make a lost run pending, or stopped where that was asked for; nothing where its worker has written meanwhile."""
+    same = (RUNS.c.id == run.id, RUNS.c.status == RunStatus.RUNNING, RUNS.c.fence == run.fence, RUNS.c.lease_until == run.lease_until)
+    changed = update(RUNS).where(*same).values(NO_LEASE | {"status": RunStatus.PENDING})
+    if not connection.execute(changed).rowcount or run.stop_requested_at is None:
+        return
+    end(box, connection, run, box.definitions.of(connection, run.version_id), RunStatus.STOPPED, None, Output(None, None), now=now)

@@ -1,0 +1,177 @@
+"""A service for browsers: real processes on a box of its own, Chromium, and a box that has been lived in."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import requests
+from playwright.sync_api import Browser, Page, Playwright
+from support import Service, TestBox, free_port, wait_for
+
+from bench import fill
+from orqo import clock, db, instance, people, triggers, valkey, workflows
+from orqo.config import Config
+from orqo.queue import Bell
+
+CHROMIUM = next(filter(None, (shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome"))), None)
+ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync")
+HELLO = """name: hello
+description: Greets whoever is named in the input
+stages:
+  - name: greet
+    stub: {output: {greeting: "Hello, ${input.name?}"}}
+"""
+RELEASE = """name: release
+description: Builds what was pushed, checks it, and publishes it
+timeout: 15m
+callbacks:
+  - url: "BASE/api/v1/callback"
+  - url: "http://127.0.0.1:9/ci"
+    events: [failed]
+stages:
+  - name: fetch
+    command: [echo, "cloned ${input.repository?}"]
+  - name: compile
+    script: |
+      echo "cc -O2 main.c" >&2
+      sleep 0.4
+      echo '{"artifact": "app-1.4.2.tar.gz", "bytes": 184223}'
+    output: json
+    timeout: 2m
+  - name: check
+    script: |
+      sleep 0.2
+      if [ "$ORQO_RUN_ID" = "$FAILING" ]; then echo "FAIL tests/test_api.py::test_limits" >&2; exit 1; fi
+      echo "212 passed"
+    env: {FAILING: "${input.failing?}"}
+    retry: {attempts: 2, delay: 300ms}
+    on_error: report
+  - name: publish
+    stub: {output: {url: "https://dl.example.com/app-1.4.2.tar.gz"}, delay: 300ms}
+  - name: report
+    command: [echo, "done"]
+"""
+SLOW = """name: nightly-import
+description: Takes its time
+stages:
+  - name: download
+    stub: {output: {rows: 1840000}, delay: 500ms}
+  - name: import
+    stub: {output: {ok: true}, delay: 10m}
+  - name: index
+    stub: {output: {ok: true}, delay: 1s}
+"""
+FLAKY = """name: sync-crm
+stages:
+  - name: push
+    script: |
+      echo "connecting to crm.example.com" >&2
+      echo "HTTP 503 after 2 s" >&2
+      exit 75
+    retry: {attempts: 3, delay: 200ms}
+"""
+
+
+@contextmanager
+def service(**changes: str) -> Iterator[Service]:
+    """Run web, worker and a Valkey of their own on a fresh box."""
+    with tempfile.TemporaryDirectory(prefix="orqo-browser-") as folder, valkey.running(Path(folder)) as redis_url:
+        Path(folder).chmod(0o711)
+        settings = {"ORQO_DATA": f"{folder}/data", "REDIS_URL": redis_url, "ORQO_PORT": str(free_port()), "ORQO_WORKERS": "2", **changes}
+        box = _box(settings)
+        env = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **settings}
+        made = Service(box, env, log=Path(folder) / "service.log")
+        made.start("app")
+        made.start("worker")
+        try:
+            made.wait_ready()
+            yield made
+        finally:
+            for name in list(made.processes):
+                made.stop(name)
+            box.bell.close()
+            box.database.close()
+
+
+def _box(settings: dict[str, str]) -> TestBox:
+    config = Config.from_environ(settings)
+    config.data.mkdir(mode=0o711)
+    database = db.Database.open(config.database_url)
+    db.initialise(database)
+    key = instance.establish(database, config, now=clock.now())
+    box = TestBox(config, database, key, Bell.of(config, key))
+    box.apply(HELLO)
+    return box
+
+
+def launch(playwright: Playwright) -> Browser:
+    """Start the system's Chromium."""
+    return playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
+
+
+def link(box: TestBox) -> str:
+    """Make a sign-in link."""
+    with box.database.transaction() as connection:
+        return people.link_url(box.config.base_url, people.make_link(connection, now=clock.now()))
+
+
+def sign_in(page: Page, box: TestBox) -> None:
+    """Sign a browser in by a link."""
+    page.goto(link(box))
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url("**/")
+
+
+# ── a box that has been lived in ────────────────────────────────────────────────────────────────────────────────────
+
+
+def live_in(made: Service) -> dict[str, int]:
+    """Fill a box with a past and a present; gives the ids of runs worth looking at."""
+    box = made.box
+    for source in (RELEASE.replace("BASE", made.url), SLOW, FLAKY):
+        box.apply(source)
+    hooks = {name: box.hook("release", name) for name in ("github", "cron")} | {"hello": box.hook("hello", "example")}
+    _past(box)
+    ids = {"failed": fire(made, box.hook("sync-crm", "crm"), {"account": "acme", "changes": 42})}
+    wait_for(lambda: box.run(ids["failed"])["finished_at"])
+    ids["detour"] = fire(made, hooks["github"], {"repository": "acme/app", "failing": str(ids["failed"] + 1)})
+    ids["completed"] = fire(made, hooks["github"], {"repository": "acme/app", "ref": "refs/heads/main", "pusher": {"name": "anna"}})
+    for name in ("world", "anna", "box"):
+        fire(made, hooks["hello"], {"name": name})
+    ids["hello"] = fire(made, hooks["hello"], {"name": "world"})
+    wait_for(lambda: all(box.run(each)["finished_at"] for each in ids.values()))
+    ids["running"] = fire(made, box.hook("nightly-import", "nightly"), {"since": "2026-01-01"})
+    wait_for(lambda: len(box.run(ids["running"])["stages"]) == 2)
+    with contextlib.suppress(AssertionError):
+        wait_for(lambda: box.rows("SELECT 1 FROM requests"), within_s=3)
+    box.token("trigger", "read")
+    box.token("read", expires_at=clock.now() + timedelta(days=30))
+    return ids
+
+
+def fire(made: Service, hook: str, given: Any) -> int:
+    """POST to a webhook and give the run's id."""
+    answer = requests.post(made.url + hook, data=json.dumps(given), headers={"Content-Type": "application/json"}, timeout=10)
+    assert answer.status_code == 201, answer.text
+    return int(answer.json()["workflow_run_id"])
+
+
+def _past(box: TestBox) -> None:
+    """Write two days of runs for three workflows."""
+    with box.database.read() as connection:
+        rows = {name: workflows.get(connection, name) for name in ("hello", "release", "sync-crm")}
+        hooks = {row["workflow"]: row["id"] for row in triggers.list_all(connection)}
+    path = db.sqlite_path(box.database)
+    assert path is not None
+    for seed, (name, count) in enumerate((("hello", 260), ("release", 120), ("sync-crm", 60))):
+        workflow = {"id": rows[name].id, "version_id": rows[name].version_id, "trigger_id": hooks.get(name), "stages": ["step"]}
+        fill.history(path, workflow, runs=count, stages=1, now=clock.now() - timedelta(minutes=9), over=timedelta(hours=47), seed=seed, uneven=True)

@@ -1,0 +1,277 @@
+"""Redis: one wake-up at most, bounded waits when it is away, and no code but ours out of it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+from rq import Callback, Queue
+from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from orqo import clock, executor, queue, valkey
+from orqo.queue import Bell, Notices
+from support import TestBox, wait_for
+
+marks: list[Any] = []
+
+
+def mark(*arguments: Any) -> None:
+    """What a job of somebody else's would do."""
+    marks.append(arguments)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Bell]]:
+    """A Valkey of this test's own, and a bell on it."""
+    with valkey.socket_folder() as sockets:
+        path = sockets / "s"
+        process = subprocess.Popen(valkey.command(valkey.needed_program(), folder=tmp_path, socket_path=path))
+        wait_for(lambda: valkey.answers(path))
+        bell = Bell(valkey.url_of(path), "test")
+        yield process, bell
+        bell.close()
+        process.send_signal(signal.SIGCONT)
+        process.kill()
+        process.wait()
+
+
+def waiting(bell: Bell) -> int:
+    with Redis.from_url(bell.url) as redis:
+        return int(redis.llen(f"rq:queue:{bell.queue_name}"))  # type: ignore[arg-type]
+
+
+# ── waking ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_at_most_one_wake_up_is_outstanding(box: TestBox) -> None:
+    for _ in range(10):
+        assert box.bell.wake_workers()
+    assert waiting(box.bell) == 1
+
+    box.bell.answered()
+    box.bell.wake_workers()
+
+    assert waiting(box.bell) == 2
+
+
+def test_threads_that_ring_at_once_ring_once(box: TestBox) -> None:
+    threads = [threading.Thread(target=box.bell.wake_workers) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert waiting(box.bell) == 1
+
+
+def test_a_wake_up_that_was_lost_is_rung_again_after_some_seconds(box: TestBox) -> None:
+    box.bell.wake_workers()
+
+    with Redis.from_url(box.bell.url) as redis:
+        assert 0 < redis.ttl(f"{box.bell.queue_name}:wake-up") <= 5  # type: ignore[operator]
+
+
+def test_a_wake_up_carries_nothing(box: TestBox) -> None:
+    box.bell.wake_workers()
+
+    with Redis.from_url(box.bell.url) as redis:
+        [job_id] = redis.lrange(f"rq:queue:{box.bell.queue_name}", 0, -1)  # type: ignore[misc]
+        job = Job.fetch(job_id.decode(), connection=redis, serializer=JSONSerializer)
+    assert (job.func_name, job.args, job.kwargs, job.timeout) == ("orqo.executor.work", [], {}, -1)
+
+
+def test_boxes_that_share_a_redis_do_not_hear_each_other(box: TestBox) -> None:
+    other = Bell(box.bell.url, "another")
+    box.bell.wake_workers()
+
+    assert waiting(other) == 0
+    assert other.queue_name != box.bell.queue_name
+    other.close()
+
+
+# ── Redis away ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("away", ["stopped", "frozen"])
+def test_a_redis_that_is_away_costs_half_a_second_once_and_then_nothing(server: tuple[subprocess.Popen[bytes], Bell], away: str) -> None:
+    process, bell = server
+    assert bell.wake_workers()
+    bell.answered()
+    if away == "stopped":
+        process.kill()
+        process.wait()
+    else:
+        process.send_signal(signal.SIGSTOP)
+
+    took = []
+    for _ in range(20):
+        began = time.monotonic()
+        assert bell.wake_workers() is False
+        took.append(time.monotonic() - began)
+
+    assert took[0] <= 0.5
+    assert sum(took[1:]) < 0.05
+    assert bell.is_reachable() is False
+    assert bell.workers(now=clock.now()) == []
+
+
+def test_a_redis_that_is_back_is_rung_again_within_two_seconds(server: tuple[subprocess.Popen[bytes], Bell]) -> None:
+    process, bell = server
+    process.send_signal(signal.SIGSTOP)
+    assert bell.wake_workers() is False
+    process.send_signal(signal.SIGCONT)
+
+    wait_for(bell.wake_workers, within_s=2)
+
+    assert waiting(bell) >= 1
+
+
+def test_nothing_of_redis_is_an_exception(tmp_path: Path) -> None:
+    bell = Bell(f"unix://{tmp_path}/nobody", "test")
+
+    assert bell.wake_workers() is False
+    bell.notify()
+    bell.answered()
+    assert (bell.is_reachable(), bell.workers(now=clock.now())) == (False, [])
+    bell.close()
+
+
+def test_without_a_setting_the_embedded_servers_note_is_read(box: TestBox, settings: dict[str, str]) -> None:
+    config = box.config.from_environ(settings | {"REDIS_URL": ""})
+
+    assert queue.redis_url(config) == f"unix://{config.data}/redis.sock"
+    config.socket_note.write_text("unix:///tmp/x/valkey.sock\n")
+    assert queue.redis_url(config) == "unix:///tmp/x/valkey.sock"
+
+
+# ── notices ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_notice_wakes_whoever_waits(box: TestBox) -> None:
+    notices = Notices(box.bell)
+    notices.wait(0.05)
+    threading.Timer(0.1, box.bell.notify).start()
+    began = time.monotonic()
+
+    heard = [notices.wait(1.0) for _ in range(2)]
+
+    assert True in heard
+    assert time.monotonic() - began < 1.9
+
+
+def test_without_a_notice_or_without_redis_the_time_passes(box: TestBox, tmp_path: Path) -> None:
+    nobody = Bell(f"unix://{tmp_path}/nobody", "test")
+    for notices in (Notices(box.bell), Notices(nobody)):
+        # The first one subscribes.
+        notices.wait(0.01)
+        began = time.monotonic()
+
+        assert notices.wait(0.2) is False
+
+        assert 0.15 < time.monotonic() - began < 0.8
+    nobody.close()
+
+
+# ── the worker ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """RQ's worker takes the process's signals; they are given back."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+def work_off(bell: Bell) -> None:
+    """Do all jobs that wait, as the worker process does."""
+    worker = queue.Worker(bell, name=f"test-{time.monotonic_ns()}", stopping=threading.Event())
+    worker.work(burst=True, logging_level="CRITICAL")
+    worker.connection.close()
+
+
+def put(bell: Bell, function: Any, *arguments: Any, **options: Any) -> None:
+    """Enqueue a job as somebody who can write to Redis does."""
+    with Redis.from_url(bell.url) as redis:
+        Queue(bell.queue_name, connection=redis, serializer=JSONSerializer).enqueue(function, *arguments, **options)
+
+
+@pytest.mark.usefixtures("signals")
+def test_a_wake_up_makes_the_worker_execute_what_is_pending(box: TestBox, worker: executor.Worker) -> None:
+    run_id = box.accept()
+    box.bell.wake_workers()
+
+    work_off(box.bell)
+
+    assert box.run(run_id)["status"] == "completed"
+    assert waiting(box.bell) == 0
+
+
+@pytest.mark.usefixtures("signals", "worker")
+@pytest.mark.parametrize(
+    "job",
+    [
+        {"function": "os.system", "arguments": ("touch {}",)},
+        {"function": "test_queue.mark", "arguments": ()},
+        {"function": "builtins.exec", "arguments": ("open({!r}, 'w')",)},
+        {"function": queue.WORK, "arguments": ("touch {}",)},
+        {"function": queue.WORK, "arguments": (), "on_success": Callback("test_queue.mark")},
+        {"function": queue.WORK, "arguments": (1,), "on_failure": Callback("test_queue.mark")},
+        {"function": "os.system", "arguments": ("touch {}",), "on_failure": Callback("test_queue.mark")},
+    ],
+    ids=["os.system", "a function of ours", "exec", "arguments", "on_success", "on_failure", "both"],
+)
+def test_no_function_but_ours_is_executed(box: TestBox, tmp_path: Path, job: dict[str, Any]) -> None:
+    marks.clear()
+    file = tmp_path / "pwned"
+    options = {key: value for key, value in job.items() if key.startswith("on_")}
+
+    put(box.bell, job["function"], *(str(each).format(file) for each in job["arguments"]), **options)
+    work_off(box.bell)
+
+    assert not file.exists()
+    assert marks == []
+    # The worker goes on with what is its own.
+    run_id = box.accept()
+    box.bell.wake_workers()
+    work_off(box.bell)
+    assert box.run(run_id)["status"] == "completed"
+
+
+@pytest.mark.usefixtures("signals")
+def test_the_job_would_have_run_in_a_worker_of_rqs_own(box: TestBox) -> None:
+    """What is refused above is really there: else those tests could not fail."""
+    from rq import SimpleWorker
+
+    marks.clear()
+    put(box.bell, "test_queue.mark", 1)
+    with Redis.from_url(box.bell.url) as redis:
+        SimpleWorker([box.bell.queue_name], connection=redis, serializer=JSONSerializer).work(burst=True, logging_level="CRITICAL")
+
+    assert marks == [(1,)]
+
+
+@pytest.mark.usefixtures("signals")
+def test_bytes_that_are_no_job_do_not_end_the_worker(box: TestBox, worker: executor.Worker) -> None:
+    with Redis.from_url(box.bell.url) as redis:
+        redis.rpush(f"rq:queue:{box.bell.queue_name}", "no-such-job")
+        redis.hset(
+            "rq:job:broken", mapping={"data": b"\x80\x04pickle", "created_at": "2026-01-02T03:04:05.678Z", "origin": box.bell.queue_name}
+        )
+        redis.rpush(f"rq:queue:{box.bell.queue_name}", "broken")
+    run_id = box.accept()
+    box.bell.wake_workers()
+
+    for _ in range(3):
+        work_off(box.bell)
+
+    assert box.run(run_id)["status"] == "completed"
