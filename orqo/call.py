@@ -16,12 +16,15 @@ from orqo.config import Network
 from orqo.inbound import Scheme
 
 # Headers that a workflow may see. What could be a credential or a signature is not among them, whatever its prefix.
-TOLD_HEADERS = ("content-type", "user-agent", "webhook-id", "webhook-timestamp", "x-shopify-topic", "x-shopify-shop-domain", "x-gitlab-event")
+TOLD_HEADERS = ("content-type", "user-agent", "webhook-id", "webhook-timestamp")
 TOLD_PREFIXES = (
     *("x-github-", "x-gitlab-", "x-gitea-", "x-forgejo-", "x-event-", "x-request-", "x-slack-retry-", "x-shopify-"),
     *("x-atlassian-", "x-bitbucket-", "x-grafana-", "x-sentry-", "x-linear-", "x-discord-", "x-zapier-", "x-wc-webhook-", "ce-"),
 )
-SECRET_WORDS = re.compile(r"auth(?!or(s|ed)?($|[-_]))|cookie|token|secret|signature|hmac|password|passwd|credential|session|api-?_?key|(^|[-_])(sig|key)($|[-_])")
+SECRET_WORDS = re.compile(
+    r"auth(?!or(s|ed)?($|[-_]))|cookie|token|secret|signature|hmac|password|passwd|credential|session|api-?_?key"
+    r"|(^|[-_])(sig|key)($|[-_])"
+)
 NOT_SECRET = ("idempotency-key", "x-event-key")
 HIDDEN = "(hidden)"
 HEADERS_MAX, VALUE_MAX = 100, 4096

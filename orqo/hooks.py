@@ -19,6 +19,7 @@ from orqo.call import Call
 from orqo.db import Database
 from orqo.errors import Forbidden, Invalid, Malformed, Problem, TooManyRequests, Unauthorized
 from orqo.models import Verdict
+from orqo.signing import SignatureInvalid
 from orqo.vendors import Handshake
 from orqo.webhook import Options
 
@@ -131,7 +132,7 @@ def verify(gate: Gate, guest: Visit, *, now: datetime, tolerance_s: int | None =
     headers, body = guest.call.headers, guest.call.body or b""
     try:
         inbound.verify(scheme, secrets, headers, body, now=int(now.timestamp()), tolerance_s=tolerance_s)
-    except inbound.SignatureInvalid as fault:
+    except SignatureInvalid as fault:
         hint = inbound.diagnose(scheme, secrets, headers, body) if secrets and len(body) <= DIAGNOSED_MAX_BYTES else None
         told = [fault.reason, hint, *(f"the secret {name} is not set: give the service ORQO_SECRET_{name}" for name in missing)]
         raise SignatureRefused("; ".join(part for part in told if part)) from fault
@@ -141,7 +142,7 @@ def _challenged(gate: Gate, guest: Visit) -> Handshake:
     name = guest.options.verify_token or ""
     try:
         return vendors.challenge(guest.call, gate.secrets.get(name, ""))
-    except inbound.SignatureInvalid as fault:
+    except SignatureInvalid as fault:
         unset = "" if gate.secrets.get(name) else f"; the secret {name} is not set: give the service ORQO_SECRET_{name}"
         raise SignatureRefused(fault.reason + unset) from fault
 

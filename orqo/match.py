@@ -201,5 +201,5 @@ def equal(one: Json, other: Json) -> bool:
 
 def _shown(value: Json) -> str:
     """Give a value as compact JSON, cut: it may be long and is told to whoever sent it."""
-    text = json.dumps(value, ensure_ascii=False, separators=(", ", ": ")) if not isinstance(value, str) else json.dumps(value[:80], ensure_ascii=False)
+    text = json.dumps(value[:80] if isinstance(value, str) else value, ensure_ascii=False)
     return text if len(text) <= SHOWN_MAX_CHARACTERS else f"{text[: SHOWN_MAX_CHARACTERS - 1]}…"

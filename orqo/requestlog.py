@@ -13,10 +13,10 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, Table, delete, func, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from orqo import call, clock, jsontext
@@ -32,7 +32,7 @@ KEPT_MAX = 10_000
 KEPT_DAYS = 7
 REFUSED_BODIES_MAX = 100
 TRIM_EVERY, TRIM_LIMIT = 32, 200
-ROWS = Request.__table__
+ROWS = cast(Table, Request.__table__)
 NOT_COPIED = ("host", "content-length", "connection", "accept-encoding", "transfer-encoding", "expect")
 LISTED = (
     *("id", "endpoint", "received_at", "trigger_id", "token_id", "run_id", "status_code", "verdict", "reason"),

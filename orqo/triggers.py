@@ -151,8 +151,8 @@ def _refuse_taken(connection: Connection, wanted: TriggerDefinition, row: Row[An
 def get(connection: Connection, trigger_id: int) -> Row[Any]:
     """Give a trigger's row with `workflow_name`; NotFound where there is none."""
     columns = (ROWS, Workflow.name.label("workflow_name"))
-    joined = select(*columns).join(Workflow, Workflow.id == Trigger.workflow_id).where(Trigger.id == trigger_id, Workflow.deleted_at.is_(None))
-    row = connection.execute(joined).one_or_none()
+    joined = select(*columns).join(Workflow, Workflow.id == Trigger.workflow_id)
+    row = connection.execute(joined.where(Trigger.id == trigger_id, Workflow.deleted_at.is_(None))).one_or_none()
     if row is None:
         raise NotFound(f"There is no trigger {trigger_id}. List them with: trigger list")
     return row

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from orqo.call import Call
-from orqo.inbound import Scheme, SignatureInvalid
+from orqo.inbound import Scheme
+from orqo.signing import SignatureInvalid
 
 ID = re.compile(r"[\x21-\x7e]{1,255}")
 CHALLENGE = re.compile(r"[A-Za-z0-9_.~-]{1,200}")

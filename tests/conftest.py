@@ -7,6 +7,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +27,18 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture
-def settings(redis_url: str) -> Iterator[dict[str, str]]:
-    """The environment of a fresh box; tests change it before they ask for the box.
-
-    Its folder lies where the stage user can enter: pytest's own is the tester's alone.
-    """
+@contextmanager
+def fresh_settings(redis_url: str) -> Iterator[dict[str, str]]:
+    """Give the environment of a fresh box, its folder where the stage user can enter: pytest's own is the tester's alone."""
     with tempfile.TemporaryDirectory(prefix="orqo-test-") as folder:
         Path(folder).chmod(0o711)
         data = Path(folder) / "data"
         yield {"ORQO_DATA": str(data), "REDIS_URL": redis_url, "ORQO_PORT": str(free_port()), "ORQO_WORKERS": "2"}
 
 
-@pytest.fixture
-def box(settings: dict[str, str]) -> Iterator[TestBox]:
-    """A fresh box with the workflow hello."""
+@contextmanager
+def fresh_box(settings: dict[str, str]) -> Iterator[TestBox]:
+    """Give a box that was just made, with the workflow hello."""
     config = Config.from_environ(settings)
     config.data.mkdir(mode=0o711, exist_ok=True)
     database = db.Database.open(config.database_url)
@@ -51,6 +49,44 @@ def box(settings: dict[str, str]) -> Iterator[TestBox]:
     yield made
     made.bell.close()
     database.close()
+
+
+@contextmanager
+def running(box: TestBox, settings: dict[str, str], log: Path, *names: str) -> Iterator[Service]:
+    """Give the service with these of its processes running."""
+    env = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **settings}
+    made = Service(box, env, log=log)
+    for name in names:
+        made.start(name)
+    try:
+        made.wait_ready(path="/readyz" if "worker" in names else "/healthz")
+        yield made
+    finally:
+        for name in list(made.processes):
+            made.processes[name].send_signal(signal.SIGCONT)
+            made.stop(name)
+
+
+@pytest.fixture
+def settings(redis_url: str) -> Iterator[dict[str, str]]:
+    """The environment of a fresh box; tests change it before they ask for the box."""
+    with fresh_settings(redis_url) as made:
+        yield made
+
+
+@pytest.fixture
+def box(settings: dict[str, str]) -> Iterator[TestBox]:
+    """A fresh box with the workflow hello."""
+    with fresh_box(settings) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def web(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The real web process alone, shared by a module's tests: what they accept stays pending."""
+    with fresh_settings(redis_url) as settings, fresh_box(settings) as box:
+        with running(box, settings, tmp_path_factory.mktemp("web") / "service.log", "app") as made:
+            yield made
 
 
 @pytest.fixture
@@ -82,14 +118,5 @@ def client(box: TestBox) -> Iterator[Any]:
 @pytest.fixture
 def service(box: TestBox, settings: dict[str, str], tmp_path: Path) -> Iterator[Service]:
     """Web and worker as real processes, ready."""
-    env = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **settings}
-    made = Service(box, env, log=tmp_path / "service.log")
-    made.start("app")
-    made.start("worker")
-    try:
-        made.wait_ready()
+    with running(box, settings, tmp_path / "service.log", "app", "worker") as made:
         yield made
-    finally:
-        for name in list(made.processes):
-            made.processes[name].send_signal(signal.SIGCONT)
-            made.stop(name)

@@ -22,7 +22,6 @@ from orqo import apply, clock, db, definition, runs, tokens, triggers, workflows
 from orqo.config import PROJECT_DIR, Config
 from orqo.queue import Bell
 
-
 HELLO = """
 name: hello
 stages:

@@ -15,8 +15,9 @@ from orqo.config import PROJECT_DIR
 
 # Any lower level may be imported, and what stands earlier in one's own.
 LEVELS = (
-    ("clock", "config", "errors", "jsontext", "logs", "lookup", "signing", "addresses", "listening", "argv", "yamlfile", "shape", "places"),
-    ("rules", "pinned", "definition", "models", "db", "leases", "facts", "flow", "processes", "valkey", "supervisor", "serve"),
+    ("clock", "config", "errors", "jsontext", "logs", "lookup", "signing", "addresses", "listening", "argv")
+    + ("match", "inbound", "webhook", "call", "vendors", "payload", "yamlfile", "shape", "places"),
+    ("webhookrules", "rules", "pinned", "definition", "models", "db", "leases", "facts", "flow", "processes", "valkey", "supervisor", "serve"),
     ("deadline", "dial", "outgoing", "outbound", "secretstore", "queue", "tokens"),
     (
         "stages",
@@ -25,6 +26,9 @@ LEVELS = (
         "callbacks",
         "deliveries",
         "runs",
+        "requestlog",
+        "hooks",
+        "replays",
         "apply",
         "instance",
         "received",
@@ -44,7 +48,7 @@ OWNERS = {
     "requests": {"outbound", "dial", "deadline", "outgoing"},
     "urllib3": {"outbound", "dial", "deadline", "outgoing"},
     "flask": FLASK,
-    "werkzeug": FLASK | {"people"},
+    "werkzeug": FLASK | {"people", "payload"},
     "flask_sqlalchemy": {"assembly"},
     "waitress": {"web"},
 }

@@ -180,7 +180,7 @@ def test_ctrl_c_ends_the_waiting_and_not_the_run(box: TestBox, settings: dict[st
 def test_only_db_init_makes_a_database(settings: dict[str, str], process: Orqo) -> None:
     data = Path(settings["ORQO_DATA"])
 
-    refused = [process("workflow", "list"), process("db", "upgrade"), process("token", "create", "ci")]
+    refused = [process("worker"), process("db", "upgrade"), process("token", "create", "ci")]
 
     hint = "orqo: There is no database yet. Make it with: .venv/bin/python -m orqo db init\n"
     assert [(ended.returncode, ended.stderr) for ended in refused] == [(1, hint)] * 3
@@ -289,7 +289,7 @@ def test_a_disabled_workflow_is_not_started_and_a_deleted_one_is_gone(box: TestB
 
     assert (refused.returncode, gone.returncode) == (1, 1)
     assert refused.stderr.startswith("orqo: Workflow hello is disabled")
-    assert gone.stderr == "orqo: There is no workflow hello. List them with: workflow list\n"
+    assert gone.stderr == "orqo: There is no workflow hello. List them with: .venv/bin/python -m orqo workflow list\n"
     assert box.rows("SELECT id FROM runs") == []
 
 

@@ -332,7 +332,7 @@ def test_stage_is_taken(stage: str) -> None:
         ("triggers: [{name: A}]", "a-z, 0-9, _ and -"),
         ("triggers: [{name: a}, {name: a}]", "taken by another of the triggers"),
         ("triggers: [{name: a, schedule: x}]", "schedule is not known"),
-        ("triggers: [{name: a, webhook: {signature: x}}]", "signature is not known"),
+        ("triggers: [{name: a, webhook: {signature: x}}]", "webhook.signature does not fit: write github, slack"),
         ("triggers: [{name: a, webhook: true}]", "must be empty or a mapping"),
         ("callbacks: [{events: [failed]}]", "callbacks[0] lacks url"),
         ("callbacks: [{url: 'http://x', events: [waiting]}]", "none of completed, failed, stopped, output"),

@@ -83,7 +83,8 @@ def _startable(connection: Connection, wanted: dict[str, Any], holder: Holder) -
     if workflow is None or not holder.may_use(workflow.id):
         raise NotFound(f"There is no workflow {reference} that this token may start.")
     if "workflow" in wanted and wanted["workflow"] != workflow.name:
-        raise Invalid("workflow_id and workflow name different workflows: send one.", errors=[Fault("/workflow", "is another workflow's name")])
+        fault = Fault("/workflow", "is another workflow's name")
+        raise Invalid("workflow_id and workflow name different workflows: send one.", errors=[fault])
     if not workflow.enabled:
         raise Conflict(f"Workflow {workflow.name} is disabled. Enable it, then send this again.")
     return workflow

@@ -18,6 +18,7 @@ from orqo.cli.arguments import PROGRAM, Parser, Refused
 __all__ = ["guarded", "main"]
 
 INTERRUPTED, PIPE_CLOSED = 130, 141
+LISTING = "List them with: "
 # Each word, what it is for, and the module that has its `add(parser)`.
 WORDS: dict[str, tuple[str, str]] = {
     "serve": ("start everything and keep it running: what `make run` does", "service"),
@@ -117,7 +118,8 @@ def _lines(fault: Exception) -> list[str] | None:
     if isinstance(fault, ConfigError):
         return [f"orqo: {each}" for each in fault.faults]
     if isinstance(fault, Problem):
-        return [f"orqo: {fault.detail}"]
+        # Shared with the API, which names the command alone.
+        return ["orqo: " + fault.detail.replace(LISTING, f"{LISTING}{PROGRAM} ")]
     if isinstance(fault, CannotStart) or type(fault).__name__ == "SchemaMismatch":
         return [f"orqo: {fault}"]
     if isinstance(fault, OSError) and fault.strerror:

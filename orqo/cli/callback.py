@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row
 
 from orqo import callbacks, clock, deliveries, facts, lookup, outbound, signing, workflows
 from orqo.cli import output
-from orqo.cli.arguments import Refused, number, verb, verbs
+from orqo.cli.arguments import PROGRAM, Refused, number, verb, verbs
 from orqo.cli.opening import Opened, opened
 from orqo.secretstore import SecretStore
 
@@ -45,10 +45,11 @@ def _list(arguments: argparse.Namespace) -> int:
         return 0
     headings = ("ID", "WORKFLOW", "TRIGGER", "EVENTS", "PAUSED", "URL")
     rows = [(row["id"], names[row["workflow_id"]], row["trigger_id"], row["events"], row["paused_at"], row["url"]) for row in listed]
-    output.table(headings, rows, nothing="There are no callbacks; a workflow's file or trigger create --callback makes one.")
+    how = f"{PROGRAM} trigger create WORKFLOW --callback URL"
+    output.table(headings, rows, nothing=f"There are no callbacks. A workflow's file makes them, or: {how}")
     for row in listed:
         if row["paused_at"]:
-            output.note(f"callback {row['id']} is paused: {row['pause_reason']} callback resume {row['id']} lets it go on.")
+            output.note(f"callback {row['id']} is paused: {row['pause_reason']} To let it go on: {PROGRAM} callback resume {row['id']}")
     return 0
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from orqo import clock, db, runs, workflows
 from orqo.cli import output, progress
-from orqo.cli.arguments import Refused, count, json_value, number, verb, verbs
+from orqo.cli.arguments import PROGRAM, Refused, count, json_value, number, verb, verbs
 from orqo.cli.opening import Opened, opened
 from orqo.config import Config
 from orqo.errors import Conflict, NotFound, Unavailable
@@ -93,7 +93,7 @@ def _shown(box: Opened, run_id: int) -> dict[str, Any]:
     with box.database.read() as connection:
         run = runs.show(connection, run_id)
     if run is None:
-        raise NotFound(f"There is no run {run_id}; to list them: {box.hint('run list')}")
+        raise NotFound(f"There is no run {run_id}. List them with: run list")
     return run
 
 
@@ -116,7 +116,7 @@ def _list(arguments: argparse.Namespace) -> int:
         )
         for run in listed
     ]
-    output.table(headings, rows, nothing="There are no such runs; run start WORKFLOW makes one.")
+    output.table(headings, rows, nothing=f"There are no such runs. To make one: {PROGRAM} run start WORKFLOW")
     return 0
 
 

@@ -6,7 +6,7 @@ import argparse
 
 from orqo import clock, tokens, workflows
 from orqo.cli import output
-from orqo.cli.arguments import duration, number, verb, verbs
+from orqo.cli.arguments import PROGRAM, duration, number, verb, verbs
 from orqo.cli.opening import opened
 
 
@@ -62,7 +62,7 @@ def _list(arguments: argparse.Namespace) -> int:
         )
         for token in listed
     ]
-    output.table(headings, rows, nothing="There are no API tokens; token create NAME makes one.")
+    output.table(headings, rows, nothing=f"There are no API tokens. To make one: {PROGRAM} token create NAME")
     return 0
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Row
 
 from orqo import callbacks, clock, triggers, workflows
 from orqo.cli import destinations, output
-from orqo.cli.arguments import Refused, number, verb, verbs
+from orqo.cli.arguments import PROGRAM, Refused, number, verb, verbs
 from orqo.cli.opening import Opened, opened
 
 ORIGIN = "cli"
@@ -103,7 +103,7 @@ def _list(arguments: argparse.Namespace) -> int:
     headings = ("ID", "WORKFLOW", "NAME", "KIND", "ENABLED", "FIRED", "LAST FIRED")
     keys = ("id", "workflow", "name", "kind", "enabled", "fired_count", "last_fired_at")
     rows = [tuple(row[key] for key in keys) for row in listed]
-    output.table(headings, rows, nothing="There are no triggers; trigger create WORKFLOW makes one.")
+    output.table(headings, rows, nothing=f"There are no triggers. To make one: {PROGRAM} trigger create WORKFLOW")
     return 0
 
 

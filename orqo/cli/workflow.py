@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from orqo import apply, clock, workflows
 from orqo.cli import files, output
-from orqo.cli.arguments import Refused, verb, verbs
+from orqo.cli.arguments import PROGRAM, Refused, verb, verbs
 from orqo.cli.files import Parsed
 from orqo.cli.opening import Opened, opened
 from orqo.errors import Conflict, Invalid
@@ -114,7 +114,7 @@ def _list(arguments: argparse.Namespace) -> int:
         return 0
     headings = ("ID", "NAME", "VERSION", "ENABLED", "UPDATED")
     rows = [tuple(row[key] for key in ("id", "name", "version", "enabled", "updated_at")) for row in listed]
-    output.table(headings, rows, nothing="There are no workflows; workflow apply FILE makes one.")
+    output.table(headings, rows, nothing=f"There are no workflows. To make one: {PROGRAM} workflow apply FILE")
     return 0
 
 
