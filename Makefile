@@ -1,19 +1,21 @@
 # Everything a fresh machine needs; `make help` lists it. Paths are relative because the folder's name may hold spaces.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-full lint bench chaos clean
+.PHONY: help run test test-full lint bench chaos screenshots clean
 PY := .venv/bin/python
 PAYLOADS := .cache/octokit/package/package.json
+AXE := .cache/axe/package/axe.min.js
+VERIFIER := .cache/standardwebhooks/node_modules/standardwebhooks/package.json
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 run: ## install what is missing, then start everything; Ctrl-C stops it (ORQO_PORT=8000, PYTHON=python3.12, … choose)
 	@sh setup.sh requirements.txt && exec $(PY) -m orqo serve
 
-test: $(PAYLOADS) ## the test set, in less than 4 minutes (ARGS="tests/test_web.py -k drain" chooses)
+test: $(PAYLOADS) $(AXE) $(VERIFIER) ## the test set, in less than 4 minutes (ARGS="tests/test_web.py -k drain" chooses)
 	@sh setup.sh requirements-dev.txt && exec $(PY) -m pytest -m "not full" $(ARGS)
 
-test-full: $(PAYLOADS) ## the long versions of the property, chaos and set-up tests too
+test-full: $(PAYLOADS) $(AXE) $(VERIFIER) ## the long versions of the property, chaos and set-up tests too
 	@sh setup.sh requirements-dev.txt && exec env ORQO_TEST_FULL=1 $(PY) -m pytest $(ARGS)
 
 lint: ## ruff and mypy
@@ -25,6 +27,9 @@ bench: ## what the README's figures are measured with
 chaos: ## kill processes and empty Redis under load
 	@sh setup.sh requirements-dev.txt && exec env ORQO_TEST_FULL=1 $(PY) -m pytest tests/chaos $(ARGS)
 
+screenshots: ## pictures of every page into .cache/screenshots, light, dark and on a phone; the README's into docs
+	@sh setup.sh requirements-dev.txt && exec $(PY) tests/browser/screenshots.py .cache/screenshots docs
+
 clean: ## remove what was built; var, the data folder, stays
 	@rm -rf .venv .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -34,3 +39,15 @@ $(PAYLOADS):
 	@mkdir -p .cache/octokit && cd .cache/octokit && \
 	npm pack --silent @octokit/webhooks-examples@7.6.1 >/dev/null 2>&1 && \
 	tar -xzf octokit-webhooks-examples-7.6.1.tgz || echo "orqo: no example payloads from npm: their test is skipped"
+
+# What looks at the pages for people who see or move little; without npm or a network those tests are skipped and say so.
+$(AXE):
+	@mkdir -p .cache/axe && cd .cache/axe && \
+	npm pack --silent axe-core@4.14.1 >/dev/null 2>&1 && \
+	tar -xzf axe-core-4.14.1.tgz || echo "orqo: no axe-core from npm: its tests are skipped"
+
+# The signature's own library for JavaScript, which is held against what we send; without npm that test is skipped.
+$(VERIFIER):
+	@mkdir -p .cache/standardwebhooks && cd .cache/standardwebhooks && \
+	npm install --silent --no-save --ignore-scripts --prefix . standardwebhooks@1.1.1 >/dev/null 2>&1 || \
+	echo "orqo: no standardwebhooks from npm: its test is skipped"

@@ -19,6 +19,7 @@ CREATE TABLE instance (
     key_check TEXT NOT NULL,                    -- HMAC of a fixed text under the instance key: another key is refused
     created_at TEXT NOT NULL,
     example_made_at TEXT,                       -- when the first start made the workflow hello, or was told not to
+    workflows_folder TEXT,                      -- ORQO_WORKFLOWS as the service was started with it: only its files say what workflows are
     CHECK (id = 1)
 );
 
@@ -28,10 +29,12 @@ CREATE TABLE workflows (
     name TEXT NOT NULL UNIQUE,
     version_id BIGINT,                          -- workflow_versions.id; no foreign key, for the two name each other
     enabled INTEGER NOT NULL DEFAULT 1,
+    absent INTEGER NOT NULL DEFAULT 0,          -- 1: disabled because its file has left the folder; enabled again when it is back
     created_at TEXT NOT NULL,
     updated_at TEXT NOT NULL,
     deleted_at TEXT,                            -- its runs stay readable; its name is then prefixed and free again
-    CHECK (enabled IN (0, 1))
+    CHECK (enabled IN (0, 1)),
+    CHECK (absent IN (0, 1))
 );
 
 -- One text of a workflow. Never changed: runs keep the version they began with.
@@ -41,8 +44,18 @@ CREATE TABLE workflow_versions (
     number INTEGER NOT NULL,                    -- 1, 2, 3 … within the workflow
     source TEXT NOT NULL,                       -- the file as written; a pinned token only as its SHA-256
     definition TEXT NOT NULL,                   -- JSON: Definition.as_dict()
+    concurrency TEXT,                           -- JSON {"key", "limit", "when_busy"}, for accept, which reads no definition; NULL: none
     created_at TEXT NOT NULL,
     UNIQUE (workflow_id, number),
+    FOREIGN KEY (workflow_id) REFERENCES workflows (id)
+);
+
+-- The files of instance.workflows_folder as they were read last.
+CREATE TABLE workflow_files (
+    name TEXT NOT NULL PRIMARY KEY,             -- of the file, within the folder
+    workflow_id BIGINT,                         -- what it defined when it was good last; NULL: it never was
+    faults TEXT NOT NULL DEFAULT '[]',          -- JSON list of {"pointer", "detail", "line"}; with any, the last good version holds
+    read_at TEXT NOT NULL,
     FOREIGN KEY (workflow_id) REFERENCES workflows (id)
 );
 
@@ -58,6 +71,7 @@ CREATE TABLE triggers (
     origin TEXT NOT NULL,                       -- file | cli | dashboard | api: apply touches only its own
     options TEXT NOT NULL DEFAULT '{}',         -- JSON: signature, names of secrets, filter, limits; "absent": it left its file
     rate_until DOUBLE PRECISION,                -- with a rate: Unix seconds at which what came so far is spread out
+    next_fire_at TEXT,                          -- of a schedule: when it fires next; NULL: the dispatcher has yet to reckon it
     fired_count INTEGER NOT NULL DEFAULT 0,
     last_fired_at TEXT,
     created_at TEXT NOT NULL,
@@ -66,6 +80,7 @@ CREATE TABLE triggers (
     CHECK (kind IN ('webhook', 'schedule')),
     CHECK (enabled IN (0, 1))
 );
+CREATE INDEX triggers_due ON triggers (next_fire_at) WHERE kind = 'schedule' AND enabled = 1;
 
 -- Who may call the API. The token itself is shown once and kept nowhere.
 CREATE TABLE api_tokens (
@@ -88,11 +103,21 @@ CREATE TABLE runs (
     status TEXT NOT NULL,                       -- pending | running | waiting | completed | failed | stopped
     trigger_id BIGINT,                          -- which trigger fired; NULL: none
     token_id BIGINT,                            -- which API token asked; NULL: none
-    origin TEXT NOT NULL,                       -- api | webhook | schedule | cli | dashboard
+    origin TEXT NOT NULL,                       -- api | webhook | schedule | cli | dashboard | workflow
+    rerun_of BIGINT,                            -- the run that this one repeats; no foreign key: it outlives its origin
+    parent_id BIGINT,                           -- the run whose stage started this one; no foreign key either
+    parent_stage TEXT,
+    parent_pass INTEGER,
+    parent_via TEXT,                            -- stage | routing: what of that stage started it
+    depth INTEGER NOT NULL DEFAULT 0,           -- how many parents stand above it
+    concurrency_key TEXT,                       -- rendered when it was accepted; NULL: none
+    concurrency_limit INTEGER,                  -- how many of one key may be under way
+    held INTEGER NOT NULL DEFAULT 0,            -- 1: pending, and not to be claimed until another of its key ends
     created_at TEXT NOT NULL,
     started_at TEXT,                            -- of the first claim
     finished_at TEXT,
     wake_at TEXT,                               -- while waiting: when to go on
+    awaited INTEGER NOT NULL DEFAULT 0,         -- 1: whoever started it waits for its end (Prefer: wait): its worker tells
     running_ms BIGINT NOT NULL DEFAULT 0,       -- time spent under earlier leases: what the run's timeout counts
     claims INTEGER NOT NULL DEFAULT 0,          -- claims since a stage last ended; past 5 the run fails worker_lost
     fence BIGINT NOT NULL DEFAULT 0,            -- fencing token: raised by each claim, named by each write of a worker
@@ -116,10 +141,11 @@ CREATE TABLE runs (
     FOREIGN KEY (token_id) REFERENCES api_tokens (id) ON DELETE SET NULL,
     CHECK (status IN ('pending', 'running', 'waiting', 'completed', 'failed', 'stopped')),
     CHECK ((status IN ('completed', 'failed', 'stopped')) = (finished_at IS NOT NULL)),
+    CHECK (held = 0 OR status = 'pending'),
     CHECK ((status = 'running') = (lease_owner IS NOT NULL)),
     CHECK ((status = 'failed') = (error_reason IS NOT NULL))
 );
-CREATE INDEX runs_pending ON runs (claims, id) WHERE status = 'pending';
+CREATE INDEX runs_pending ON runs (claims, id) WHERE status = 'pending' AND held = 0;
 CREATE INDEX runs_running ON runs (id) WHERE status = 'running';
 CREATE INDEX runs_waiting ON runs (wake_at) WHERE status = 'waiting';
 CREATE INDEX runs_by_workflow ON runs (workflow_id, id);
@@ -129,6 +155,9 @@ CREATE INDEX runs_by_trigger ON runs (trigger_id, id);
 CREATE INDEX runs_by_finish ON runs (finished_at, status);
 CREATE INDEX runs_by_version ON runs (version_id);
 CREATE INDEX runs_by_token ON runs (token_id);
+CREATE INDEX runs_by_key ON runs (workflow_id, concurrency_key, id) WHERE concurrency_key IS NOT NULL AND finished_at IS NULL;
+-- A child is made once for each (parent, stage, pass), whatever is repeated after a crash.
+CREATE UNIQUE INDEX runs_by_parent ON runs (parent_id, parent_stage, parent_pass, parent_via) WHERE parent_id IS NOT NULL;
 
 -- One execution of a stage within a run: a stage that is entered again has a further row, with the next pass.
 CREATE TABLE stages (
@@ -141,6 +170,7 @@ CREATE TABLE stages (
     status TEXT NOT NULL,                       -- pending | running | waiting | completed | failed | skipped | stopped
     attempts INTEGER NOT NULL DEFAULT 1,        -- executions of this row: retries, and repetitions after a crash
     failures INTEGER NOT NULL DEFAULT 0,        -- attempts that failed: what `retry` counts
+    inherited INTEGER NOT NULL DEFAULT 0,       -- 1: copied from the run that this one repeats from a later stage
     outcome TEXT,
     started_at TEXT NOT NULL,
     finished_at TEXT,
@@ -150,6 +180,8 @@ CREATE TABLE stages (
     output_kind TEXT,                           -- json | text | bytes
     output_truncated INTEGER NOT NULL DEFAULT 0, -- 1: cut at max_output
     response TEXT,                              -- JSON {"status", "headers"} of an http stage
+    usage TEXT,                                 -- JSON: the tokens that a prompt used, all attempts together
+    note TEXT,                                  -- a sentence for people: why it was skipped, why it did not lead where it wanted to
     stderr BYTEA,                               -- the last 16 KiB
     output BYTEA,
     UNIQUE (run_id, sequence),
@@ -157,13 +189,40 @@ CREATE TABLE stages (
     CHECK (status IN ('pending', 'running', 'waiting', 'completed', 'failed', 'skipped', 'stopped'))
 );
 
+-- What a waiting stage waits for. A stage that is tried again after an answer waits anew, with a further row.
+CREATE TABLE waits (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    run_id BIGINT NOT NULL,
+    stage_id BIGINT NOT NULL,
+    stage TEXT NOT NULL,                        -- the stage's name
+    kind TEXT NOT NULL,                         -- delay | approval | wait | workflow
+    status TEXT NOT NULL,                       -- open | answered | timed_out | closed (the stage ended without an answer)
+    used INTEGER NOT NULL DEFAULT 0,            -- 1: the run has gone on from it
+    nonce TEXT,                                 -- the token is derived from it and the instance key; NULL: nobody answers by token
+    token_hash TEXT UNIQUE,                     -- SHA-256 of the token, hex
+    outcomes TEXT NOT NULL DEFAULT '[]',        -- JSON list of the labels that an answer may give; empty: any
+    message TEXT,                               -- what is asked
+    deadline_at TEXT NOT NULL,
+    child_id BIGINT,                            -- the run that is waited for
+    created_at TEXT NOT NULL,
+    answered_at TEXT,
+    answered_by TEXT,                           -- who, as far as it is known
+    answer TEXT,                                -- JSON {"status", "output", "outcome", "error"}; NULL for a child's end, which its run tells
+    FOREIGN KEY (run_id) REFERENCES runs (id) ON DELETE CASCADE,
+    FOREIGN KEY (stage_id) REFERENCES stages (id) ON DELETE CASCADE,
+    CHECK (status IN ('open', 'answered', 'timed_out', 'closed'))
+);
+CREATE INDEX waits_by_stage ON waits (stage_id, id);
+CREATE INDEX waits_by_run ON waits (run_id, id);
+CREATE INDEX waits_by_child ON waits (child_id) WHERE child_id IS NOT NULL;
+
 -- A configured destination of events.
 CREATE TABLE callbacks (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     workflow_id BIGINT NOT NULL,
     trigger_id BIGINT,                          -- NULL: of the workflow, whatever started it
     url TEXT NOT NULL,                          -- may hold ${…}
-    events TEXT NOT NULL,                       -- space-separated: completed failed stopped output
+    events TEXT NOT NULL,                       -- space-separated: completed failed stopped output waiting
     body TEXT,                                  -- JSON template that replaces our event; NULL: our event
     headers TEXT NOT NULL DEFAULT '{}',         -- JSON object of templates
     secret TEXT,                                -- name of the signing secret; NULL: derived from the instance key

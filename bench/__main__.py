@@ -8,7 +8,7 @@ import sys
 
 import bench
 
-NOT_MEASUREMENTS = ("__main__", "fill")
+NOT_MEASUREMENTS = ("__main__", "fill", "receiver")
 
 
 def main(arguments: list[str]) -> int:

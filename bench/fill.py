@@ -12,8 +12,8 @@ from typing import Any
 from orqo import clock, db
 
 RUN = (
-    "INSERT INTO runs (workflow_id, version_id, status, trigger_id, origin, created_at, started_at, finished_at, error_reason, error_detail,"
-    " error_stage, output_kind, input, output) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+    "INSERT INTO runs (workflow_id, version_id, status, trigger_id, origin, created_at, started_at, finished_at, error_reason,"
+    " error_detail, error_stage, output_kind, input, output) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 )
 STAGE = (
     "INSERT INTO stages (run_id, sequence, name, kind, status, started_at, finished_at, error_reason, error_detail, exit_code, output_kind,"

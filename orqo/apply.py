@@ -5,19 +5,27 @@ Owns the order of these steps. Each table is written by its own module.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 
 from sqlalchemy import Connection
 
-from orqo import callbacks, triggers, workflows
+from orqo import callbacks, triggers, webhook, workflows
 from orqo.definition import Definition
+from orqo.errors import Fault, Invalid
 
 
-def apply(connection: Connection, definition: Definition, *, key: bytes, now: datetime) -> workflows.Saved:
+def apply(
+    connection: Connection, definition: Definition, *, key: bytes, now: datetime, secrets: Mapping[str, str] | None = None
+) -> workflows.Saved:
     """Make a definition the workflow's newest version, with exactly the file's triggers and callbacks.
 
     All or nothing: a fault leaves the last good version. The same text again changes nothing. Raises Invalid or Conflict.
+    `secrets` are the service's, where the caller knows them: a webhook that needs one which is absent or empty is refused,
+    for it would refuse every request.
     """
+    if secrets is not None:
+        _check_secrets(definition, secrets)
     saved = workflows.save(connection, definition, now=now)
     if not saved.changed:
         return saved
@@ -28,3 +36,14 @@ def apply(connection: Connection, definition: Definition, *, key: bytes, now: da
             connection, workflow_id=saved.id, trigger_id=trigger_ids[trigger.name], wanted=trigger.callbacks, origin="file", now=now
         )
     return saved
+
+
+def _check_secrets(definition: Definition, secrets: Mapping[str, str]) -> None:
+    faults = [
+        Fault(f"/triggers/{index}/webhook", f"the secret {name} of trigger {trigger.name} is not set: give the service ORQO_SECRET_{name}")
+        for index, trigger in enumerate(definition.triggers)
+        for name in webhook.names_of_secrets(trigger.options)
+        if not secrets.get(name)
+    ]
+    if faults:
+        raise Invalid("; ".join(fault.detail for fault in faults), errors=faults)

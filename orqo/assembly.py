@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from flask import Flask
+from typing import Any
+from urllib.parse import quote
+
+from flask import Flask, Request
 from flask_sqlalchemy import SQLAlchemy
 
 from orqo import clock, dashboard, db, instance, problems, runs
@@ -16,11 +19,23 @@ from orqo.secretstore import SecretStore
 from orqo.workflows import Definitions
 
 BLUEPRINTS = (endpoints.blueprint, hooks.blueprint, callback.blueprint, resources.blueprint, health.blueprint)
+ASCII = "".join(map(chr, range(128)))
+
+
+class TolerantRequest(Request):
+    """Flask's request, which a byte beyond ASCII in the query string does not break: reading `args` would be a 500."""
+
+    def __init__(self, environ: dict[str, Any], *arguments: Any, **options: Any) -> None:
+        query = environ.get("QUERY_STRING", "")
+        if not query.isascii():
+            environ["QUERY_STRING"] = quote(query.encode("latin-1", "replace"), safe=ASCII)
+        super().__init__(environ, *arguments, **options)
 
 
 def assemble(config: Config) -> Flask:
     """Give the application; the database must exist and be of this release's version."""
     app = Flask("orqo", static_folder=None, template_folder=None)
+    app.request_class = TolerantRequest
     app.config["SQLALCHEMY_DATABASE_URI"] = config.database_url
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = db.engine_options(config.database_url)
     # OPTIONS is a method like any other here: 405 where a path does not take it.

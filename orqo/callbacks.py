@@ -24,12 +24,15 @@ from orqo.models import Attempt, Callback, Delivery, DeliveryStatus
 OUTPUT_MAX_BYTES = 65536
 FAILING_MAX = timedelta(days=5)
 NOT_PAUSED = {"paused_at": None, "pause_reason": None, "failing_since": None}
-EVENTS = ("completed", "failed", "stopped", "output")
+EVENTS = ("completed", "failed", "stopped", "output", "waiting")
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened to a run. `run` is the run as GET shows it, plus `url`; `roots` are for templates."""
+    """Something that happened to a run. `run` is the run as GET shows it, plus `url`; `roots` are for templates.
+
+    `wait` is what `waiting` tells besides: `message`, `link`, `deadline`.
+    """
 
     name: str
     run: Mapping[str, Any]
@@ -37,6 +40,7 @@ class Event:
     output: bytes | None
     output_kind: str | None
     stage: str | None = None
+    wait: Mapping[str, Any] | None = None
     requested: Sequence[Mapping[str, Any]] = ()
 
 
@@ -254,6 +258,8 @@ def event_body(event: Event, *, sequence: int, now: datetime) -> bytes:
         data |= {"output": None, "output_truncated": True}
     else:
         data["output"] = jsontext.value_of(event.output, event.output_kind)
+    if event.wait is not None:
+        data |= {key: event.wait[key] for key in ("message", "link", "deadline")}
     body = {
         "type": f"run.{event.name}",
         "timestamp": clock.to_text(now),

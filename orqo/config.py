@@ -126,6 +126,9 @@ SETTINGS: dict[str, Setting] = {
     "stop_timeout_s": Setting("ORQO_STOP_TIMEOUT", duration_s, "10s", "how long a running command may go on after SIGTERM"),
     "stage_user": Setting("ORQO_STAGE_USER", _text, "nobody", "the user that commands run as when the service runs as root"),
     "disk_free_min_bytes": Setting("ORQO_DISK_FREE_MIN", size_bytes, "64MiB", "below this much free disk new runs are refused with 503"),
+    "llm_base_url": Setting("ORQO_LLM_BASE_URL", _url("http", "https"), "", "OpenAI-compatible server for prompts, such as https://api.openai.com/v1"),
+    "llm_api_key": Setting("ORQO_LLM_API_KEY", _text, "", "the API key of that server", secret=True),
+    "workflows": Setting("ORQO_WORKFLOWS", _text, "", "a folder of workflow files that alone say what workflows there are"),
     "secrets_file": Setting("ORQO_SECRETS_FILE", _text, "", "a file of NAME=value lines, mode 0600, for ${secrets.NAME}"),
     "example": Setting("ORQO_EXAMPLE", _flag, "1", "make the workflow hello and its trigger at the first start on loopback"),
     "strict": Setting("ORQO_STRICT", _flag, "0", "serve ORQO's documented and inferred API alone"),
@@ -155,6 +158,9 @@ class Config:
     stop_timeout_s: float
     stage_user: str
     disk_free_min_bytes: int
+    llm_base_url: str
+    llm_api_key: str = field(repr=False)
+    workflows: Path | None
     secrets_file: str
     example: bool
     strict: bool
@@ -221,6 +227,7 @@ def _filled(values: dict[str, Any]) -> dict[str, Any]:
     shown_host = "127.0.0.1" if shown_host in ("0.0.0.0", "[::]") else shown_host
     return values | {
         "data": data,
+        "workflows": Path(values["workflows"]).absolute() if values["workflows"] else None,
         "base_url": (values["base_url"] or f"http://{shown_host}:{values['port']}").rstrip("/"),
         "database_url": values["database_url"].replace("postgresql://", "postgresql+psycopg://") or f"sqlite:///{data}/orqo.db",
     }

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from orqo import lookup, pinned, rules, shape, webhook, yamlfile
+from orqo import cron, lookup, pinned, rules, shape, waitrules, webhook, yamlfile
 from orqo.config import duration_s, size_bytes
 from orqo.errors import Fault, Invalid
 from orqo.lookup import Json
@@ -20,9 +20,11 @@ from orqo.yamlfile import Document, Place
 
 MAX_OUTPUT_BYTES = 256 * 1024
 TIMEOUT_S = 3600.0
+# Servers of models say 429 and 503 every day.
+PROMPT_ATTEMPTS = 3
 FAULTS_SHOWN = 100
 EVENTS = ("completed", "failed", "stopped")
-Stored = TypeVar("Stored", bound="Retry | StageDefinition | CallbackDefinition | TriggerDefinition | Definition")
+Stored = TypeVar("Stored", bound="Retry | LoopGuard | Concurrency | StageDefinition | CallbackDefinition | TriggerDefinition | Definition")
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,19 @@ class Retry:
 
 
 @dataclass(frozen=True)
+class LoopGuard:
+    """How often a stage may be entered by going back, and what happens then: `next` goes forward, `fail` ends the run."""
+
+    limit: int = 3
+    then: str = "next"
+
+
+@dataclass(frozen=True)
 class StageDefinition:
-    """One stage. `spec` is what stands under the key of its kind; `timeout_s` None is what is left of the run's."""
+    """One stage. `spec` is what stands under the key of its kind; `timeout_s` None is what is left of the run's.
+
+    `routing` leads from a label to a stage's name, `end` or `{"workflow": name}`; `when` None is: always.
+    """
 
     name: str
     kind: str
@@ -48,6 +61,9 @@ class StageDefinition:
     workdir: str | None = None
     on_error: str = "fail"
     idempotent: bool = False
+    outcomes: tuple[str, ...] = ()
+    routing: dict[str, Any] = field(default_factory=dict)
+    when: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +83,7 @@ class CallbackDefinition:
 class TriggerDefinition:
     """One trigger; `token_hash` is the hex SHA-256 of a token pinned in the file, None where the token is derived.
 
-    `options` are what a webhook asks of a request, in the stored form of webhook.py.
+    `options` are what a webhook asks of a request, in the stored form of webhook.py, or `{"schedule", "timezone", "input"}`.
     """
 
     name: str
@@ -78,8 +94,20 @@ class TriggerDefinition:
 
 
 @dataclass(frozen=True)
+class Concurrency:
+    """How many runs of one rendered `key` may be under way, and what a further one does: `queue`, `skip` or `replace`."""
+
+    key: str
+    limit: int = 1
+    when_busy: str = "queue"
+
+
+@dataclass(frozen=True)
 class Definition:
-    """One workflow. `output` counts only with `has_output`; `source` is the file's text without pinned tokens."""
+    """One workflow. `output` counts only with `has_output`; `source` is the file's text without pinned tokens.
+
+    `input_schema` None is: any input fits.
+    """
 
     id: int | None
     name: str
@@ -92,6 +120,9 @@ class Definition:
     triggers: tuple[TriggerDefinition, ...] = ()
     folder: str | None = None
     source: str = ""
+    concurrency: Concurrency | None = None
+    input_schema: Json = None
+    loop_guard: LoopGuard = field(default_factory=LoopGuard)
 
     def as_dict(self) -> dict[str, Any]:
         """Give the stored form, JSON; `from_dict` gives the same definition again."""
@@ -104,6 +135,8 @@ class Definition:
             "stages": tuple(_stored_stage(each) for each in stored["stages"]),
             "callbacks": _stored_callbacks(stored),
             "triggers": tuple(_stored_trigger(each) for each in stored.get("triggers", ())),
+            "concurrency": _stored(Concurrency, stored["concurrency"]) if stored.get("concurrency") else None,
+            "loop_guard": _stored(LoopGuard, stored.get("loop_guard", {})),
         }
         return _stored(cls, {"id": None, **stored, **parts})
 
@@ -130,8 +163,14 @@ def parse_trigger(name: str, *, webhook: Mapping[str, Any] | None = None, filter
         raise Invalid("; ".join(each.detail for each in errors[:5]), errors=errors) from fault
 
 
+def scheduled(expression: str, zone: str, value: Json) -> dict[str, Any]:
+    """Give the stored form of a schedule's options."""
+    return {"schedule": " ".join(expression.split()), "timezone": zone, "input": value}
+
+
 def _stored_stage(stage: Mapping[str, Any]) -> StageDefinition:
-    return _stored(StageDefinition, {**stage, "retry": _stored(Retry, stage.get("retry", {}))})
+    parts = {"retry": _stored(Retry, stage.get("retry", {})), "outcomes": tuple(stage.get("outcomes", ()))}
+    return _stored(StageDefinition, {**stage, **parts})
 
 
 def _stored_trigger(trigger: Mapping[str, Any]) -> TriggerDefinition:
@@ -180,24 +219,31 @@ def _definition(document: Document, folder: Path | None, text: str) -> Definitio
         triggers=tuple(_trigger(document, ("triggers", index), each) for index, each in enumerate(value.get("triggers", ()))),
         folder=str(folder) if folder else None,
         source=pinned.without_tokens(text, value),
+        concurrency=Concurrency(**value["concurrency"]) if "concurrency" in value else None,
+        input_schema=value.get("input_schema"),
+        loop_guard=LoopGuard(**value.get("loop_guard", {})),
     )
 
 
 def _stage(document: Document, place: Place, stage: Mapping[str, Any]) -> StageDefinition:
     kind = next(kind for kind in rules.KINDS if kind in stage)
     retry = stage.get("retry", {})
+    usual = Retry(attempts=PROMPT_ATTEMPTS) if kind == "prompt" else Retry()
     return StageDefinition(
         name=stage["name"],
         kind=kind,
         spec=SPECS[kind](document, (*place, kind), stage[kind]),
         timeout_s=float(duration_s(stage["timeout"])) if "timeout" in stage else None,
-        retry=Retry(retry.get("attempts", 1), float(duration_s(retry.get("delay", "5s")))),
+        retry=Retry(retry.get("attempts", usual.attempts), float(duration_s(retry["delay"])) if "delay" in retry else usual.delay_s),
         max_output_bytes=size_bytes(str(stage.get("max_output", MAX_OUTPUT_BYTES))),
         output=stage.get("output", "text"),
         env=_texts(document, (*place, "env"), stage.get("env", {})),
         workdir=stage.get("workdir"),
         on_error=stage.get("on_error", "fail"),
         idempotent=stage.get("idempotent", False),
+        outcomes=tuple(stage.get("outcomes", waitrules.APPROVAL_OUTCOMES if kind == "approval" else ())),
+        routing=stage.get("routing", {}),
+        when=stage.get("when"),
     )
 
 
@@ -218,11 +264,27 @@ def _expected(expect: Json) -> Json:
     return [str(each) for each in expect] if isinstance(expect, list) else str(expect)
 
 
+def _wait(document: Document, place: Place, wait: dict[str, Json] | None) -> Json:
+    request = (wait or {}).get("request")
+    return (wait or {}) | ({"request": _http(document, (*place, "request"), request)} if isinstance(request, dict) else {})
+
+
+def _as_written(document: Document, place: Place, spec: Json) -> Json:
+    return spec
+
+
 def _stub(document: Document, place: Place, stub: Json) -> Json:
     return stub or {}
 
 
-SPECS: dict[str, Callable[[Document, Place, Any], Json]] = {"command": _command, "script": _script, "http": _http, "stub": _stub}
+SPECS: dict[str, Callable[[Document, Place, Any], Json]] = {
+    "command": _command,
+    "script": _script,
+    "http": _http,
+    "stub": _stub,
+    "wait": _wait,
+    **dict.fromkeys(("prompt", "delay", "approval", "workflow"), _as_written),
+}
 
 
 def _texts(document: Document, place: Place, members: Mapping[str, Json]) -> dict[str, Any]:
@@ -256,6 +318,9 @@ def _callback(document: Document, place: Place, callback: Mapping[str, Any]) -> 
 
 def _trigger(document: Document, place: Place, trigger: Mapping[str, Any]) -> TriggerDefinition:
     token = (trigger.get("webhook") or {}).get("token")
+    if "schedule" in trigger:
+        options = scheduled(trigger["schedule"], trigger.get("timezone", cron.DEFAULT_ZONE), trigger.get("input"))
+        return TriggerDefinition(trigger["name"], "schedule", options=options, callbacks=_callbacks(document, place, trigger))
     return TriggerDefinition(
         name=trigger["name"],
         token_hash=pinned.token_hash(token) if token else None,

@@ -17,7 +17,7 @@ from urllib.parse import quote
 from sqlalchemy import Connection, Row, and_, func, insert, not_, or_, select, update
 from sqlalchemy.orm import aliased
 
-from orqo import callbacks, clock, leases, outbound, signing
+from orqo import callbacks, clock, crashpoints, leases, outbound, signing
 from orqo.db import Database
 from orqo.errors import Conflict, NotFound
 from orqo.models import Attempt, Callback, Delivery, DeliveryStatus
@@ -29,8 +29,10 @@ TIMEOUT_S = 15.0
 LEASE_S = 45.0
 JITTER = 0.1
 GONE = 410
+REDELIVER_LIMIT = 10_000
 PREVIOUS = "_PREVIOUS"
 COLUMNS = Delivery.__table__
+NO_LEASE: dict[str, Any] = {"lease_owner": None, "lease_boot": None, "lease_until": None}
 
 
 @dataclass(frozen=True)
@@ -68,18 +70,31 @@ def claim_due(
     At most `limit`, and at most `per_host` to one host with those `in_flight` already: a receiver that hangs holds no
     others up.
     """
-    full = [host for host, count in in_flight.items() if count >= per_host]
+    full = _full_hosts(in_flight, per_host)
     with database.read() as connection:
         if not connection.execute(_due(database, connection, full, now).limit(1)).first():
             return []
     with database.transaction() as connection:
-        reading = database.lease_clock(connection)
-        rows = connection.execute(_due(database, connection, full, now).limit(limit * 4)).all()
-        chosen = _chosen(rows, limit, per_host, in_flight)
-        if chosen:
-            lease = {"lease_owner": owner, "lease_boot": reading.boot, "lease_until": reading.seconds + LEASE_S}
-            connection.execute(update(Delivery).where(Delivery.id.in_([row.id for row in chosen])).values(lease))
-        return chosen
+        return claim_some(database, connection, owner=owner, limit=limit, per_host=per_host, in_flight=in_flight, now=now)
+
+
+def claim_some(
+    database: Database, connection: Connection, *, owner: str, limit: int, per_host: int, in_flight: Mapping[str, int], now: datetime
+) -> list[Row[Any]]:
+    """Do what `claim_due` does within the caller's transaction."""
+    if limit <= 0:
+        return []
+    reading = database.lease_clock(connection)
+    rows = connection.execute(_due(database, connection, _full_hosts(in_flight, per_host), now).limit(limit * 4)).all()
+    chosen = _chosen(rows, limit, per_host, in_flight)
+    if chosen:
+        lease = {"lease_owner": owner, "lease_boot": reading.boot, "lease_until": reading.seconds + LEASE_S}
+        connection.execute(update(Delivery).where(Delivery.id.in_([row.id for row in chosen])).values(lease))
+    return chosen
+
+
+def _full_hosts(in_flight: Mapping[str, int], per_host: int) -> list[str]:
+    return [host for host, count in in_flight.items() if count >= per_host]
 
 
 def _chosen(rows: Sequence[Row[Any]], limit: int, per_host: int, in_flight: Mapping[str, int]) -> list[Row[Any]]:
@@ -108,7 +123,7 @@ def next_due_at(connection: Connection) -> str | None:
 def release(connection: Connection, delivery_ids: Sequence[int], *, owner: str) -> None:
     """Give leased deliveries back unsent."""
     mine = (Delivery.id.in_(delivery_ids), Delivery.lease_owner == owner)
-    connection.execute(update(Delivery).where(*mine).values(lease_owner=None, lease_boot=None, lease_until=None))
+    connection.execute(update(Delivery).where(*mine).values(NO_LEASE))
 
 
 def sweep(database: Database) -> int:
@@ -120,7 +135,7 @@ def sweep(database: Database) -> int:
         return 0
     with database.transaction() as connection:
         freed = update(Delivery).where(Delivery.status == DeliveryStatus.PENDING, Delivery.lease_owner.in_(gone))
-        return connection.execute(freed.values(lease_owner=None, lease_boot=None, lease_until=None)).rowcount
+        return connection.execute(freed.values(NO_LEASE)).rowcount
 
 
 def send(delivery: Row[Any], sender: Sender, *, now: datetime) -> Outcome:
@@ -129,19 +144,16 @@ def send(delivery: Row[Any], sender: Sender, *, now: datetime) -> Outcome:
     Source: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
     """
     try:
-        url = _filled(json.loads(delivery.url), sender.secrets, quoted=True)
-        headers = {name: _filled(value, sender.secrets, quoted=False) for name, value in json.loads(delivery.headers).items()}
-        keys = _signing_keys(delivery.secret, url, sender)
+        url, headers = request_of(delivery, sender.secrets, sender.key, now=now)
     except KeyError as fault:
         name = fault.args[0]
         return Outcome(now, 0, None, "secret_missing", f"There is no secret {name}; set ORQO_SECRET_{name}.")
     except ValueError as fault:
         return Outcome(now, 0, None, "secret_unusable", f"The secret {delivery.secret} cannot sign: {fault}.")
-    signed = signing.callback_headers(keys, message_id=delivery.webhook_id, timestamp=int(now.timestamp()), body=delivery.body)
     answer = sender.client.send(
         method="POST",
         url=url,
-        headers={"Content-Type": "application/json", **headers, **signed},
+        headers=headers,
         body=delivery.body,
         guarded=bool(delivery.guarded),
         timeout_s=TIMEOUT_S,
@@ -150,15 +162,27 @@ def send(delivery: Row[Any], sender: Sender, *, now: datetime) -> Outcome:
     return _outcome(answer, sender.secrets, now)
 
 
-def _signing_keys(name: str | None, url: str, sender: Sender) -> list[bytes]:
+def request_of(delivery: Row[Any], secrets: SecretStore, key: bytes, *, now: datetime) -> tuple[str, dict[str, str]]:
+    """Give the URL and the headers of an attempt, secrets filled in and signed for `now`.
+
+    KeyError where a secret is absent, ValueError where the signing secret cannot be used.
+    """
+    url = _filled(json.loads(delivery.url), secrets, quoted=True)
+    headers = {name: _filled(value, secrets, quoted=False) for name, value in json.loads(delivery.headers).items()}
+    keys = _signing_keys(delivery.secret, url, secrets, key)
+    signed = signing.callback_headers(keys, message_id=delivery.webhook_id, timestamp=int(now.timestamp()), body=delivery.body)
+    return url, {"Content-Type": "application/json", **headers, **signed}
+
+
+def _signing_keys(name: str | None, url: str, secrets: SecretStore, key: bytes) -> list[bytes]:
     """Give the keys to sign with, the newest first: while a secret is rotated, NAME_PREVIOUS signs too.
 
     KeyError where the secret is absent, ValueError where it is empty or not what its prefix says.
     """
     if name is None:
-        return [signing.secret_bytes(signing.derived_secret(sender.key, url))]
-    previous = sender.secrets.get(f"{name}{PREVIOUS}")
-    return [signing.secret_bytes(secret) for secret in (sender.secrets[name], previous) if secret is not None]
+        return [signing.secret_bytes(signing.derived_secret(key, url))]
+    previous = secrets.get(f"{name}{PREVIOUS}")
+    return [signing.secret_bytes(secret) for secret in (secrets[name], previous) if secret is not None]
 
 
 def _filled(segments: Sequence[Any], secrets: Mapping[str, str], *, quoted: bool) -> str:
@@ -206,21 +230,39 @@ def record_attempt(
     this one is recorded as a duplicate without changing the delivery.
     """
     with database.transaction() as connection:
-        mine = (Delivery.id == delivery.id, Delivery.lease_owner == owner, Delivery.status == DeliveryStatus.PENDING)
-        counted = update(Delivery).where(*mine).values(
-            attempts=Delivery.attempts + 1, retries=Delivery.retries + 1, lease_owner=None, lease_boot=None, lease_until=None
-        )
-        row = connection.execute(counted.returning(Delivery.attempts, Delivery.retries)).one_or_none()
-        _insert_attempt(connection, delivery.id, outcome, number=row.attempts if row else delivery.attempts + 1)
-        if row is None:
-            return None
-        status, next_s = _verdict(outcome, row.retries, schedule_s)
-        if delivery.callback_id:
-            callbacks.note_attempt(connection, delivery.callback_id, delivered=outcome.delivered, now=now)
-        if outcome.status_code == GONE and delivery.callback_id:
-            callbacks.pause(connection, delivery.callback_id, reason="The receiver answered 410 Gone.", now=now)
-        _settle(connection, delivery, status, next_s, now)
+        status = record_one(connection, delivery, outcome, owner=owner, schedule_s=schedule_s, now=now)
+        crashpoints.reach("attempt-before-commit")
         return status
+
+
+def record_one(
+    connection: Connection, delivery: Row[Any], outcome: Outcome, *, owner: str, schedule_s: Sequence[float], now: datetime
+) -> DeliveryStatus | None:
+    """Do what `record_attempt` does within the caller's transaction."""
+    if delivery.callback_id and outcome.status_code == GONE:
+        callbacks.pause(connection, delivery.callback_id, reason="The receiver answered 410 Gone.", now=now)
+    elif delivery.callback_id:
+        callbacks.note_attempt(connection, delivery.callback_id, delivered=outcome.delivered, now=now)
+    paused = _is_paused(connection, delivery.callback_id)
+    # Nobody else changes what is leased, so the row as it was claimed still tells the counts.
+    status, next_s = _verdict(outcome, delivery.retries + 1, schedule_s)
+    ended = status != DeliveryStatus.PENDING
+    changes = {
+        "attempts": Delivery.attempts + 1,
+        "retries": delivery.retries + 1,
+        "status": status,
+        "next_attempt_at": None if ended or paused else clock.to_text(now + timedelta(seconds=next_s or 0.0)),
+        "finished_at": clock.to_text(now) if ended else None,
+        **NO_LEASE,
+    }
+    mine = (Delivery.id == delivery.id, Delivery.lease_owner == owner, Delivery.status == DeliveryStatus.PENDING)
+    number = connection.execute(update(Delivery).where(*mine).values(changes).returning(Delivery.attempts)).scalar()
+    _insert_attempt(connection, delivery.id, outcome, number=number or delivery.attempts + 1)
+    if number is None:
+        return None
+    if ended and not paused:
+        _release_next(connection, delivery.run_id, delivery.channel, clock.to_text(now))
+    return status
 
 
 def _verdict(outcome: Outcome, counted: int, schedule_s: Sequence[float]) -> tuple[DeliveryStatus, float | None]:
@@ -248,19 +290,6 @@ def _insert_attempt(connection: Connection, delivery_id: int, outcome: Outcome, 
     connection.execute(insert(Attempt).values(values))
 
 
-def _settle(connection: Connection, delivery: Row[Any], status: DeliveryStatus, next_s: float | None, now: datetime) -> None:
-    moment = clock.to_text(now)
-    paused = _is_paused(connection, delivery.callback_id)
-    if status == DeliveryStatus.PENDING:
-        next_at = None if paused else clock.to_text(now + timedelta(seconds=next_s or 0.0))
-        connection.execute(update(Delivery).where(Delivery.id == delivery.id).values(next_attempt_at=next_at))
-        return
-    done = {"status": status, "next_attempt_at": None, "finished_at": moment}
-    connection.execute(update(Delivery).where(Delivery.id == delivery.id).values(done))
-    if not paused:
-        _release_next(connection, delivery.run_id, delivery.channel, moment)
-
-
 def _is_paused(connection: Connection, callback_id: int | None) -> bool:
     if callback_id is None:
         return False
@@ -286,8 +315,24 @@ def redeliver(connection: Connection, delivery_id: int, *, now: datetime) -> Non
         raise Conflict(f"Delivery {delivery_id} is pending: it is being sent already.")
     if not row.body:
         raise Conflict(f"Delivery {delivery_id} could not be rendered: there is nothing to send. Mend the callback and run again.")
-    again = {"status": DeliveryStatus.PENDING, "retries": 0, "finished_at": None, "next_attempt_at": clock.to_text(now)}
+    due_at = None if _is_paused(connection, row.callback_id) else clock.to_text(now)
+    again = {"status": DeliveryStatus.PENDING, "retries": 0, "finished_at": None, "next_attempt_at": due_at}
     connection.execute(update(Delivery).where(Delivery.id == delivery_id).values(again))
+
+
+def redeliver_dead(
+    connection: Connection, *, callback_id: int | None = None, since: datetime | None = None, now: datetime
+) -> list[int]:
+    """Send all dead deliveries of a callback, of a time, or of both once more; gives their ids, at most 10,000."""
+    wanted = [Delivery.status == DeliveryStatus.DEAD, Delivery.body != b""]
+    if callback_id is not None:
+        wanted.append(Delivery.callback_id == callback_id)
+    if since is not None:
+        wanted.append(Delivery.finished_at >= clock.to_text(since))
+    ids = list(connection.execute(select(Delivery.id).where(*wanted).order_by(Delivery.id).limit(REDELIVER_LIMIT)).scalars())
+    for delivery_id in ids:
+        redeliver(connection, delivery_id, now=now)
+    return ids
 
 
 def get(connection: Connection, delivery_id: int) -> Row[Any]:

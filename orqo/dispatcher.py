@@ -12,12 +12,16 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import datetime
+from queue import Empty, SimpleQueue
 from typing import Any
 
-from sqlalchemy import Row
+from sqlalchemy import Connection, Row
+from sqlalchemy.exc import DBAPIError
 
-from orqo import clock, deliveries, runs
+from orqo import clock, crashpoints, deliveries, runs
 from orqo.errors import Unavailable
+from orqo.models import DeliveryStatus
 from orqo.queue import Bell, Notices
 
 log = logging.getLogger(__name__)
@@ -26,11 +30,18 @@ IN_FLIGHT_MAX = 48
 PER_HOST_MAX = 8
 SWEEP_EVERY_S = 1.0
 STALE_S = 2.0
+DRAIN_LOOK_S = 0.2
+# A claimed delivery and what came of sending it.
+Sent = tuple[Row[Any], deliveries.Outcome]
 
 
 @dataclass
 class Dispatcher:
-    """What the loop works with. `schedule_s` are the pauses between the attempts of a delivery."""
+    """What the loop works with. `schedule_s` are the pauses between the attempts of a delivery.
+
+    `in_flight` counts by host what was claimed and is not recorded yet; `inbox` is where the sending threads put what
+    they sent with its outcome, and the listening thread a None for each notice. Only the loop's own thread touches the rest.
+    """
 
     box: runs.Box
     bell: Bell
@@ -39,20 +50,44 @@ class Dispatcher:
     owner: str
     stopping: threading.Event
     in_flight: Counter[str] = field(default_factory=Counter)
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    inbox: SimpleQueue[Sent | None] = field(default_factory=SimpleQueue)
+    unrecorded: list[Sent] = field(default_factory=list)
 
 
 def loop(dispatcher: Dispatcher) -> None:
     """Deliver and sweep until `stopping` is set; then let the attempts under way end."""
-    notices = Notices(dispatcher.bell)
-    next_sweep = 0.0
+    threading.Thread(target=_listen, args=(dispatcher,), name="notices", daemon=True).start()
+    next_sweep, busy = 0.0, False
     with ThreadPoolExecutor(IN_FLIGHT_MAX, thread_name_prefix="deliver") as pool:
         while not dispatcher.stopping.is_set():
             if time.monotonic() >= next_sweep:
                 _guarded(lambda: sweep(dispatcher))
                 next_sweep = time.monotonic() + SWEEP_EVERY_S
-            if not _guarded(lambda: deliver_due(dispatcher, pool)):
-                notices.wait(max(0.0, min(next_sweep - time.monotonic(), SWEEP_EVERY_S)))
+            _gather(dispatcher, 0.0 if busy else max(0.0, next_sweep - time.monotonic()))
+            busy = _guarded(lambda: deliver_due(dispatcher, pool))
+        while dispatcher.in_flight.total():
+            _gather(dispatcher, DRAIN_LOOK_S)
+            _guarded(lambda: _record(dispatcher))
+
+
+def _listen(dispatcher: Dispatcher) -> None:
+    """Pass on what workers tell; without Redis the loop looks once a second."""
+    notices = Notices(dispatcher.bell)
+    while not dispatcher.stopping.is_set():
+        if notices.wait(SWEEP_EVERY_S):
+            dispatcher.inbox.put(None)
+
+
+def _gather(dispatcher: Dispatcher, timeout_s: float) -> None:
+    """Wait for something to come in, and take all that has."""
+    try:
+        item = dispatcher.inbox.get(timeout=timeout_s) if timeout_s else dispatcher.inbox.get_nowait()
+        while True:
+            if item is not None:
+                dispatcher.unrecorded.append(item)
+            item = dispatcher.inbox.get_nowait()
+    except Empty:
+        return
 
 
 def _guarded(step: Any) -> bool:
@@ -78,40 +113,79 @@ def sweep(dispatcher: Dispatcher) -> bool:
 
 
 def deliver_due(dispatcher: Dispatcher, pool: ThreadPoolExecutor) -> bool:
-    """Claim what is due and hand it to the sending threads; tells whether there was any."""
-    with dispatcher.lock:
-        in_flight = Counter(dispatcher.in_flight)
-    room = IN_FLIGHT_MAX - in_flight.total()
-    if room <= 0:
-        return False
-    claimed = deliveries.claim_due(
-        dispatcher.box.database, owner=dispatcher.owner, limit=room, per_host=PER_HOST_MAX, in_flight=in_flight, now=clock.now()
-    )
-    with dispatcher.lock:
-        dispatcher.in_flight.update(row.host for row in claimed)
+    """Record what was sent, claim what is due and hand it to the sending threads; tells whether any was claimed."""
+    claimed = _record(dispatcher) if dispatcher.unrecorded else _claim(dispatcher)
+    if claimed:
+        crashpoints.reach("delivery-claimed")
+    dispatcher.in_flight.update(row.host for row in claimed)
     for row in claimed:
-        pool.submit(_deliver, dispatcher, row)
+        pool.submit(_send, dispatcher, row)
     return bool(claimed)
 
 
-def _deliver(dispatcher: Dispatcher, row: Row[Any]) -> None:
-    """Send one delivery and record the attempt; what cannot be recorded is sent again when the lease is over."""
+def _claim(dispatcher: Dispatcher) -> list[Row[Any]]:
+    return deliveries.claim_due(dispatcher.box.database, **_room(dispatcher), now=clock.now())
+
+
+def _room(dispatcher: Dispatcher) -> dict[str, Any]:
+    return {
+        "owner": dispatcher.owner,
+        "limit": 0 if dispatcher.stopping.is_set() else IN_FLIGHT_MAX - dispatcher.in_flight.total(),
+        "per_host": PER_HOST_MAX,
+        "in_flight": dispatcher.in_flight,
+    }
+
+
+def _record(dispatcher: Dispatcher) -> list[Row[Any]]:
+    """Record all attempts that ended and claim the next deliveries: one commit for all of them.
+
+    What cannot be recorded now is tried again at the next turn. An attempt that a fault of ours keeps from being recorded
+    is dropped: it is sent again when its lease is over, and must not hold up the others.
+    """
+    sent, database, now = list(dispatcher.unrecorded), dispatcher.box.database, clock.now()
     try:
-        outcome = deliveries.send(row, dispatcher.sender, now=clock.now())
-        status = deliveries.record_attempt(
-            dispatcher.box.database, row, outcome, owner=dispatcher.owner, schedule_s=dispatcher.schedule_s, now=clock.now()
-        )
+        with database.transaction() as connection:
+            statuses = [_record_one(dispatcher, connection, each, now) for each in sent]
+            _forget(dispatcher, sent)
+            claimed = deliveries.claim_some(database, connection, **_room(dispatcher), now=now)
+            crashpoints.reach("attempt-before-commit")
+    except Unavailable:
+        dispatcher.in_flight.update(row.host for row, _ in sent)
+        raise
+    del dispatcher.unrecorded[: len(sent)]
+    crashpoints.reach("attempt-recorded")
+    for (row, outcome), status in zip(sent, statuses, strict=True):
         log.info(
             "step=deliver delivery=%s run=%s event=%s status=%s reason=%s code=%s ms=%d",
             row.id, row.run_id, row.event, status, outcome.reason, outcome.status_code, outcome.duration_ms,
         )  # fmt: skip
-    except Unavailable as fault:
-        log.warning("step=deliver delivery=%s status=unrecorded error=%s", row.id, fault.detail)
+    return claimed
+
+
+def _record_one(dispatcher: Dispatcher, connection: Connection, sent: Sent, now: datetime) -> DeliveryStatus | None:
+    row, outcome = sent
+    try:
+        return deliveries.record_one(connection, row, outcome, owner=dispatcher.owner, schedule_s=dispatcher.schedule_s, now=now)
+    except DBAPIError:
+        raise
     except Exception:
         log.exception("step=deliver delivery=%s status=fault", row.id)
-    finally:
-        with dispatcher.lock:
-            dispatcher.in_flight[row.host] -= 1
-            if dispatcher.in_flight[row.host] <= 0:
-                del dispatcher.in_flight[row.host]
-        dispatcher.bell.notify()
+        return None
+
+
+def _forget(dispatcher: Dispatcher, sent: Sequence[Sent]) -> None:
+    """Make room for others where these were in flight."""
+    dispatcher.in_flight.subtract(row.host for row, _ in sent)
+    dispatcher.in_flight += Counter()
+
+
+def _send(dispatcher: Dispatcher, row: Row[Any]) -> None:
+    """Send one delivery, in a thread of its own; the loop records what came of it."""
+    now = clock.now()
+    try:
+        outcome = deliveries.send(row, dispatcher.sender, now=now)
+        crashpoints.reach("delivery-sent")
+    except Exception:
+        log.exception("step=deliver delivery=%s status=fault", row.id)
+        outcome = deliveries.Outcome(now, 0, None, "fault", "A fault of the service's own; its log beside this time says which.")
+    dispatcher.inbox.put((row, outcome))

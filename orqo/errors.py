@@ -104,6 +104,10 @@ class Conflict(Problem):
     status, slug, title = 409, "conflict", "Conflict"
 
 
+class Busy(Conflict):
+    """As many runs as may be are under way, and a further one is not to wait."""
+
+
 class Gone(Problem):
     """The thing existed and has ended."""
 

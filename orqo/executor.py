@@ -1,21 +1,23 @@
 """work(): the RQ job. Claims runs and drives their stages through runs.py.
 
-Owns the worker process's side of a run: the lease's renewal, cancellation, masking. Writes no table itself.
+Owns the worker process's side of a run: the lease's renewal, cancellation. Writes no table itself.
 """
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import logging
 import os
 import stat
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from orqo import clock, facts, flow, jsontext, lookup, outbound, runs, stages
+from orqo import clock, crashpoints, facts, flow, masking, outbound, runs, stages
 from orqo.config import Config
 from orqo.definition import StageDefinition
 from orqo.errors import Unavailable
@@ -91,6 +93,7 @@ def _first(worker: Worker) -> runs.Claim | None:
         return None
     claim = runs.claim(worker.box, owner=worker.owner, now=clock.now())
     if claim is not None:
+        crashpoints.reach("claimed")
         with worker.box.database.read() as connection:
             if runs.any_pending(connection):
                 worker.bell.wake_workers()
@@ -174,8 +177,12 @@ def _execute(worker: Worker, held: Held) -> tuple[stages.Result, dict[str, Any]]
         cancelled=lambda: _why_end(worker, held),
         stage_user=worker.config.stage_user,
         client=worker.client,
+        models=stages.ModelServer(worker.config.llm_base_url, worker.config.llm_api_key),
     )
-    return stages.execute(context), roots
+    crashpoints.reach("stage-started")
+    result = stages.execute(context)
+    crashpoints.reach("effect-done")
+    return result, roots
 
 
 def _why_end(worker: Worker, held: Held) -> str | None:
@@ -206,23 +213,43 @@ def make_run_dir(config: Config, run_id: int, stage: StageDefinition) -> Path:
 def _record(worker: Worker, held: Held, result: stages.Result, roots: dict[str, Any], *, until: float) -> runs.Claim | None:
     """Record a stage's result and what follows from it; gives the claim to go on with, None where there is none."""
     claim = held.claim
-    end = _end(worker.secrets, result)
+    end = masking.stage_end(worker.secrets, result)
     if isinstance(result, stages.Failed) and result.reason == "cancelled":
         _record_cancelled(worker, held, end)
         return None
     failure = None
     if isinstance(result, stages.Failed):
         failure = flow.Failure(result.reason, end.error_detail or "", result.retryable, result.retry_after_s)
-    passes = {row.name: sum(other.name == row.name for other in claim.history) for row in claim.history}
-    step = flow.after(claim.definition, claim.stage, failure, failures=claim.stage_row.failures + 1, passes=passes)
-    step = _within_time(held, step, failure)
+    step = _within_time(held, _next(claim, end, failure), failure)
     if isinstance(step, flow.Retry):
         return _record_retry(worker, held, end, step)
+    known = runs.result.known(roots, claim.stage.name, end) if _is_looked_at(claim, step) else roots
+    skipped, step = flow.past_skipped(claim.definition, step, known)
+    end = dataclasses.replace(end, note=" ".join(filter(None, (end.note, step.note))) or None)
     if isinstance(step, flow.Enter):
+        go_on = not worker.stopping.is_set()
         return runs.record(
-            worker.box, claim, end, step.stage, go_on=not worker.stopping.is_set(), elapsed_ms=held.elapsed_ms, now=clock.now()
+            worker.box, claim, end, step.stage, skipped=skipped, go_on=go_on, elapsed_ms=held.elapsed_ms, now=clock.now()
         )
-    return _finish(worker, held, end, step, roots, until=until)
+    return _finish(worker, held, end, step, known, skipped=skipped, until=until)
+
+
+def _next(claim: runs.Claim, end: runs.StageEnd, failure: flow.Failure | None) -> flow.Step:
+    """Decide what follows the attempt that ended."""
+    entered = [*(row.name for row in claim.history), claim.stage.name]
+    return flow.after(
+        claim.definition,
+        claim.stage,
+        failure,
+        outcome=end.outcome,
+        failures=claim.stage_row.failures + 1,
+        reentries=flow.reentries(claim.definition, entered),
+    )
+
+
+def _is_looked_at(claim: runs.Claim, step: flow.Enter | flow.End) -> bool:
+    """Tell whether a `when` or the workflow's `output` may see the stage that ended: reading a large output takes its time."""
+    return step.stage.when is not None if isinstance(step, flow.Enter) else claim.definition.has_output
 
 
 def _within_time(held: Held, step: flow.Step, failure: flow.Failure | None) -> flow.Step:
@@ -262,13 +289,21 @@ def _record_retry(worker: Worker, held: Held, end: runs.StageEnd, step: flow.Ret
 
 
 def _finish(
-    worker: Worker, held: Held, end: runs.StageEnd, verdict: flow.End, roots: dict[str, Any], *, until: float
+    worker: Worker,
+    held: Held,
+    end: runs.StageEnd,
+    verdict: flow.End,
+    roots: dict[str, Any],
+    *,
+    skipped: Sequence[flow.Skipped] = (),
+    until: float,
 ) -> runs.Claim | None:
     """Finish the run, claim the next in the same commit, and tell the dispatcher what it can send."""
     claim = held.claim
     verdict, output = _output(worker, claim, end, verdict, roots)
     go_on = time.monotonic() < until and not worker.stopping.is_set()
-    told, following = _finished(worker, held, end, verdict, output, go_on=go_on)
+    told, following = _finished(worker, held, end, verdict, output, skipped=skipped, go_on=go_on)
+    crashpoints.reach("finished")
     if told:
         worker.bell.notify()
     log.info("step=finish run=%s status=%s ms=%d", claim.run.id, verdict.status, held.elapsed_ms)
@@ -277,18 +312,24 @@ def _finish(
 
 
 def _finished(
-    worker: Worker, held: Held, end: runs.StageEnd, verdict: flow.End, output: runs.Output, *, go_on: bool
+    worker: Worker,
+    held: Held,
+    end: runs.StageEnd,
+    verdict: flow.End,
+    output: runs.Output,
+    *,
+    skipped: Sequence[flow.Skipped],
+    go_on: bool,
 ) -> tuple[int, runs.Claim | None]:
     """Finish the run and claim the next; where claiming meets a fault, finish the run all the same."""
-    claim, elapsed_ms, now = held.claim, held.elapsed_ms, clock.now()
+    claim, now, finish = held.claim, clock.now(), partial(runs.finish, skipped=skipped, elapsed_ms=held.elapsed_ms)
     try:
-        owner = worker.owner if go_on else None
-        return runs.finish(worker.box, claim, end, verdict, output, elapsed_ms=elapsed_ms, next_owner=owner, now=now)
+        return finish(worker.box, claim, end, verdict, output, next_owner=worker.owner if go_on else None, now=now)
     except (runs.LeaseLost, Unavailable):
         raise
     except Exception:
         log.exception("step=finish run=%s status=fault", claim.run.id)
-        return runs.finish(worker.box, claim, end, verdict, output, elapsed_ms=elapsed_ms, next_owner=None, now=now)
+        return finish(worker.box, claim, end, verdict, output, next_owner=None, now=now)
 
 
 def _forget_empty_dir(config: Config, run_id: int) -> None:
@@ -307,60 +348,7 @@ def _output(
     last = runs.Output(end.output, end.output_kind, end.truncated)
     if verdict.status != RunStatus.COMPLETED or not claim.definition.has_output:
         return verdict, last
-    whole = jsontext.value_of(end.output, end.output_kind)
-    finished = {
-        "output": lookup.Unreadable(facts.CUT.format(stage=claim.stage.name)) if end.truncated else whole,
-        "outcome": end.outcome,
-        "status": "failed" if end.error_reason else "completed",
-        "error": None,
-        "response": end.response,
-    }
-    known = {**roots, "stages": {**roots["stages"], claim.stage.name: finished}}
-    try:
-        value = lookup.render(claim.definition.output, known)
-    except lookup.LookupFailed as fault:
-        detail = worker.secrets.mask(f"The workflow's output cannot be made: {fault.detail}")
-        return flow.End(RunStatus.FAILED, flow.RunError(Reason.LOOKUP_FAILED, detail, None)), last
-    text = value if isinstance(value, str) else jsontext.dump(value)
-    return verdict, runs.Output(text.encode(), "text" if isinstance(value, str) else "json")
-
-
-def _end(secrets: SecretStore, result: stages.Result) -> runs.StageEnd:
-    """Give a stage's result as it is recorded: every secret masked."""
-    failed = isinstance(result, stages.Failed)
-    response = None if result.response is None else _masked(secrets, result.response)
-    return runs.StageEnd(
-        output=_masked_output(secrets, result),
-        output_kind=result.output_kind,
-        truncated=result.truncated,
-        outcome=None if isinstance(result, stages.Failed) else result.outcome,
-        error_reason=result.reason if isinstance(result, stages.Failed) else None,
-        error_detail=secrets.mask(result.detail) if isinstance(result, stages.Failed) else None,
-        exit_code=result.exit_code,
-        stderr=secrets.mask_bytes(result.stderr) if result.stderr or failed else None,
-        response=response,
-    )
-
-
-def _masked_output(secrets: SecretStore, result: stages.Result) -> bytes:
-    """Mask an output; JSON value by value, so that it stays JSON."""
-    masked = secrets.mask_bytes(result.output)
-    if masked == result.output or result.output_kind != "json":
-        return masked
-    return jsontext.dump(_masked(secrets, json.loads(result.output))).encode()
-
-
-def _masked(secrets: SecretStore, value: Any) -> Any:
-    """Mask every string of a JSON value; a number that is or holds a secret becomes a string."""
-    if isinstance(value, str):
-        return secrets.mask(value)
-    if isinstance(value, int | float):
-        written = jsontext.dump(value)
-        masked = secrets.mask(written)
-        return value if masked == written else masked
-    if isinstance(value, dict):
-        return {secrets.mask(key): _masked(secrets, member) for key, member in value.items()}
-    return [_masked(secrets, item) for item in value] if isinstance(value, list) else value
+    return runs.result.of(verdict, claim.definition.output, roots, last)
 
 
 # ── the lease ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -12,8 +12,10 @@ from typing import Any
 from sqlalchemy import Row
 
 from orqo import jsontext
-from orqo.lookup import Unreadable
+from orqo.lookup import Partial, Unreadable
+from orqo.models import StageStatus
 
+SKIPPED = "the stage {stage} was skipped, for its `when` did not hold"
 CUT = "the output of stage {stage} was cut at its max_output; raise max_output of that stage (at most 4MiB)"
 
 
@@ -48,8 +50,15 @@ def run_shape(row: Row[Any], workflow: str) -> dict[str, Any]:
     }
 
 
+def wait_told(row: Row[Any], token: str | None, base_url: str) -> dict[str, Any]:
+    """Give what the event `waiting` tells of a wait: `link` is where a person decides an approval, else where a report is sent."""
+    path = "answer/" if row.kind == "approval" else "api/v1/callback?token="
+    link = f"{base_url}/{path}{token}" if token else None
+    return {"stage": row.stage, "message": row.message, "link": link, "deadline": row.deadline_at}
+
+
 def stage_shape(row: Row[Any]) -> dict[str, Any]:
-    """Give one execution of a stage as `GET /api/v1/runs/<id>` shows it."""
+    """Give one execution of a stage as `GET /api/v1/runs/<id>` shows it; `usage` and `note` only where there is one."""
     return {
         "name": row.name,
         "kind": row.kind,
@@ -63,6 +72,8 @@ def stage_shape(row: Row[Any]) -> dict[str, Any]:
         "stderr": None if row.stderr is None else row.stderr.decode("utf-8", errors="replace"),
         "started_at": row.started_at,
         "finished_at": row.finished_at,
+        **({"usage": json.loads(row.usage)} if row.usage else {}),
+        **({"note": row.note} if row.note else {}),
     }
 
 
@@ -96,6 +107,8 @@ def stage_roots(stages: Iterable[Row[Any]]) -> dict[str, dict[str, Any]]:
 
 def stage_root(row: Row[Any]) -> dict[str, Any]:
     """Give the look-ups of one execution; an output that was cut fails every look-up that reaches it."""
+    if row.status == StageStatus.SKIPPED:
+        return skipped_root(row.name)
     return {
         "output": Unreadable(CUT.format(stage=row.name)) if row.output_truncated else jsontext.value_of(row.output, row.output_kind),
         "outcome": row.outcome,
@@ -103,3 +116,8 @@ def stage_root(row: Row[Any]) -> dict[str, Any]:
         "error": error_of(row),
         "response": json.loads(row.response) if row.response else None,
     }
+
+
+def skipped_root(name: str) -> dict[str, Any]:
+    """Give the look-ups of a stage that was skipped: it has a status and nothing else, least of all an output."""
+    return Partial({"outcome": None, "status": "skipped", "error": None, "response": None}, SKIPPED.format(stage=name))

@@ -28,6 +28,8 @@ UNIX_TIME = re.compile(r"[0-9]{1,12}")
 DIGEST_PREFIX = "sha256:"
 # A header's whole value stands in for it where it is itself the secret: that is all the request log keeps of it.
 KEPT_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+# What may stand before a signature to name it: sha256=, v1=
+LABEL = re.compile(r"[A-Za-z0-9_-]{1,20}=(?=.)")
 HEADERS = {
     "github": ("x-hub-signature-256",),
     "slack": ("x-slack-signature", "x-slack-request-timestamp"),
@@ -134,7 +136,7 @@ def _slack(_scheme: Scheme, secrets: Sequence[str], headers: Mapping[str, str], 
 
 def _stripe(_scheme: Scheme, secrets: Sequence[str], headers: Mapping[str, str], body: bytes, now: int, tolerance_s: int | None) -> None:
     # Several v1 while a secret is being rolled; other versions are test signatures or to come, and are not looked at.
-    pairs = [part.split("=", 1) for part in _header(headers, "stripe-signature").split(",") if "=" in part]
+    pairs = [part.split("=")[:2] for part in _header(headers, "stripe-signature").split(",") if "=" in part]
     stamp = next((value for key, value in pairs if key == "t"), "")
     # As Stripe's own library does, only an old one is refused: the time is within what was signed.
     _seconds(stamp, "t in stripe-signature", now, tolerance_s, future=False)
@@ -185,7 +187,8 @@ def diagnose(scheme: Scheme, secrets: Sequence[str], headers: Mapping[str, str],
 
     Never for the sender: it tells that a guess was near.
     """
-    for hint, other_scheme, other_secrets, other_body in _variations(scheme, secrets, body):
+    named = LABEL.match(headers.get(scheme.header.lower(), ""))
+    for hint, other_scheme, other_secrets, other_body in _variations(scheme, secrets, body, named[0] if named else ""):
         try:
             verify(other_scheme, other_secrets, headers, other_body, now=0, tolerance_s=None)
         except SignatureInvalid:
@@ -194,7 +197,7 @@ def diagnose(scheme: Scheme, secrets: Sequence[str], headers: Mapping[str, str],
     return None
 
 
-def _variations(scheme: Scheme, secrets: Sequence[str], body: bytes) -> list[tuple[str, Scheme, Sequence[str], bytes]]:
+def _variations(scheme: Scheme, secrets: Sequence[str], body: bytes, label: str) -> list[tuple[str, Scheme, Sequence[str], bytes]]:
     """Give what people get wrong, each with how the request would then be verified."""
     stripped = [secret.strip() for secret in secrets]
     ended = [f"{secret}\n" for secret in secrets]
@@ -210,7 +213,7 @@ def _variations(scheme: Scheme, secrets: Sequence[str], body: bytes) -> list[tup
     found.append(("the sender takes the secret as base64 and signs with what that stands for", scheme, decoded, body))
     if scheme.name == "generic" and not scheme.is_plain:
         # What was taken for the prefix may be part of the value, and the other way round.
-        others = [(a, e, p) for a in ALGORITHMS[:3] for e in ENCODINGS for p in dict.fromkeys((scheme.prefix, "", f"{a}="))]
+        others = [(a, e, p) for a in ALGORITHMS[:3] for e in ENCODINGS for p in dict.fromkeys((scheme.prefix, "", label))]
         found += [(_called(a, e, p), Scheme("generic", scheme.header, a, e, p), secrets, body) for a, e, p in others]
     return found
 

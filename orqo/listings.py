@@ -81,7 +81,8 @@ def _delivery(row: Row[Any]) -> dict[str, Any]:
 def received(connection: Connection, *, before: int | None = None) -> Page:
     """Give the received events without their bodies. The table holds other requests too, 10,000 at most."""
     columns = (Request.id, Request.webhook_id, Request.run_id, Request.event, Request.received_at)
-    return _page(connection, select(*columns).where(*EVENTS), Request.__table__.c.id, before)
+    query = select(*columns).where(*EVENTS)
+    return _page(connection, query, Request.__table__.c.id, before)
 
 
 def received_one(connection: Connection, request_id: int) -> Row[Any] | None:
@@ -107,7 +108,7 @@ def recent(connection: Connection, workflow_id: int) -> list[Row[Any]]:
     return list(connection.execute(newest))
 
 
-def _page(connection: Connection, query: Select[Any], key: Any, before: int | None) -> Page:
+def _page(connection: Connection, query: Any, key: Any, before: int | None) -> Page:
     if before is not None:
         query = query.where(key < before)
     rows = list(connection.execute(query.order_by(key.desc()).limit(PAGE_ROWS + 1)))

@@ -49,6 +49,14 @@ class Unreadable:
     reason: str
 
 
+class Partial(dict[str, Any]):
+    """A mapping some of whose usual keys are absent; whoever looks one up is told `why`."""
+
+    def __init__(self, members: Mapping[str, Any], why: str) -> None:
+        super().__init__(members)
+        self.why = why
+
+
 @dataclass(frozen=True)
 class Reference:
     """One look-up: its root, the keys and item numbers below it, and whether it may be absent."""
@@ -258,7 +266,8 @@ def _below(value: Any, step: str | int, trail: tuple[str | int, ...]) -> Any:
     where = _shown(trail) if trail else "the context"
     if isinstance(value, Mapping):
         if str(step) not in value:
-            raise _Absent(f"{where} has no key {str(step)!r}")
+            why = f"; {value.why}" if isinstance(value, Partial) else ""
+            raise _Absent(f"{where} has no key {str(step)!r}{why}")
         return value[str(step)]
     if isinstance(value, list | tuple) and isinstance(step, int):
         if step >= len(value):

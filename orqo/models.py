@@ -59,6 +59,7 @@ class Reason(StrEnum):
     WORKER_LOST = "worker_lost"
     INTERRUPTED = "interrupted"
     LOOP_GUARD = "loop_guard"
+    OUTCOME_UNKNOWN = "outcome_unknown"
     FAULT = "fault"
 
 
@@ -82,6 +83,7 @@ class Instance(Base):
     key_check: Mapped[str] = mapped_column(Text)
     created_at: Mapped[str] = mapped_column(Text)
     example_made_at: Mapped[str | None] = mapped_column(Text)
+    workflows_folder: Mapped[str | None] = mapped_column(Text)
 
 
 class Workflow(Base):
@@ -92,6 +94,7 @@ class Workflow(Base):
     name: Mapped[str] = mapped_column(Text, unique=True)
     version_id: Mapped[int | None] = mapped_column(BigInteger)
     enabled: Mapped[int] = mapped_column(Integer)
+    absent: Mapped[int] = mapped_column(Integer)
     created_at: Mapped[str] = mapped_column(Text)
     updated_at: Mapped[str] = mapped_column(Text)
     deleted_at: Mapped[str | None] = mapped_column(Text)
@@ -106,7 +109,18 @@ class WorkflowVersion(Base):
     number: Mapped[int] = mapped_column(Integer)
     source: Mapped[str] = mapped_column(Text)
     definition: Mapped[str] = mapped_column(Text)
+    concurrency: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[str] = mapped_column(Text)
+
+
+class WorkflowFile(Base):
+    """A file of the folder that says what workflows are, as it was read last."""
+
+    __tablename__ = "workflow_files"
+    name: Mapped[str] = mapped_column(Text, primary_key=True)
+    workflow_id: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("workflows.id"))
+    faults: Mapped[str] = mapped_column(Text)
+    read_at: Mapped[str] = mapped_column(Text)
 
 
 class Trigger(Base):
@@ -123,6 +137,7 @@ class Trigger(Base):
     origin: Mapped[str] = mapped_column(Text)
     options: Mapped[str] = mapped_column(Text)
     rate_until: Mapped[float | None] = mapped_column(Double)
+    next_fire_at: Mapped[str | None] = mapped_column(Text)
     fired_count: Mapped[int] = mapped_column(Integer)
     last_fired_at: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[str] = mapped_column(Text)
@@ -157,12 +172,22 @@ class Run(Base):
     trigger_id: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("triggers.id", ondelete="SET NULL"))
     token_id: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("api_tokens.id", ondelete="SET NULL"))
     origin: Mapped[str] = mapped_column(Text)
+    rerun_of: Mapped[int | None] = mapped_column(BigInteger)
+    parent_id: Mapped[int | None] = mapped_column(BigInteger)
+    parent_stage: Mapped[str | None] = mapped_column(Text)
+    parent_pass: Mapped[int | None] = mapped_column(Integer)
+    parent_via: Mapped[str | None] = mapped_column(Text)
+    depth: Mapped[int] = mapped_column(Integer)
+    concurrency_key: Mapped[str | None] = mapped_column(Text)
+    concurrency_limit: Mapped[int | None] = mapped_column(Integer)
+    held: Mapped[int] = mapped_column(Integer)
     trigger_facts: Mapped[str] = mapped_column(Text)
     callbacks: Mapped[str] = mapped_column(Text)
     created_at: Mapped[str] = mapped_column(Text)
     started_at: Mapped[str | None] = mapped_column(Text)
     finished_at: Mapped[str | None] = mapped_column(Text)
     wake_at: Mapped[str | None] = mapped_column(Text)
+    awaited: Mapped[int] = mapped_column(Integer)
     running_ms: Mapped[int] = mapped_column(BigInteger)
     claims: Mapped[int] = mapped_column(Integer)
     fence: Mapped[int] = mapped_column(BigInteger)
@@ -191,6 +216,7 @@ class Stage(Base):
     status: Mapped[str] = mapped_column(Text)
     attempts: Mapped[int] = mapped_column(Integer)
     failures: Mapped[int] = mapped_column(Integer)
+    inherited: Mapped[int] = mapped_column(Integer)
     output: Mapped[bytes | None] = mapped_column(LargeBinary)
     output_kind: Mapped[str | None] = mapped_column(Text)
     output_truncated: Mapped[int] = mapped_column(Integer)
@@ -200,8 +226,42 @@ class Stage(Base):
     exit_code: Mapped[int | None] = mapped_column(Integer)
     stderr: Mapped[bytes | None] = mapped_column(LargeBinary)
     response: Mapped[str | None] = mapped_column(Text)
+    usage: Mapped[str | None] = mapped_column(Text)
+    note: Mapped[str | None] = mapped_column(Text)
     started_at: Mapped[str] = mapped_column(Text)
     finished_at: Mapped[str | None] = mapped_column(Text)
+
+
+class WaitStatus(StrEnum):
+    """Where a wait stands."""
+
+    OPEN = "open"
+    ANSWERED = "answered"
+    TIMED_OUT = "timed_out"
+    CLOSED = "closed"
+
+
+class Wait(Base):
+    """What a waiting stage waits for."""
+
+    __tablename__ = "waits"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    run_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("runs.id", ondelete="CASCADE"))
+    stage_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("stages.id", ondelete="CASCADE"))
+    stage: Mapped[str] = mapped_column(Text)
+    kind: Mapped[str] = mapped_column(Text)
+    status: Mapped[str] = mapped_column(Text)
+    used: Mapped[int] = mapped_column(Integer)
+    nonce: Mapped[str | None] = mapped_column(Text)
+    token_hash: Mapped[str | None] = mapped_column(Text, unique=True)
+    outcomes: Mapped[str] = mapped_column(Text)
+    message: Mapped[str | None] = mapped_column(Text)
+    deadline_at: Mapped[str] = mapped_column(Text)
+    child_id: Mapped[int | None] = mapped_column(BigInteger)
+    created_at: Mapped[str] = mapped_column(Text)
+    answered_at: Mapped[str | None] = mapped_column(Text)
+    answered_by: Mapped[str | None] = mapped_column(Text)
+    answer: Mapped[str | None] = mapped_column(Text)
 
 
 class Callback(Base):

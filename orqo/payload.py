@@ -92,9 +92,10 @@ def _form(body: bytes) -> Any:
         if isinstance(value, dict | list):
             return value
     try:
-        pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=FIELDS_MAX)
+        # What is not percent-encoded either, as curl sends -d 'name=José', counts as UTF-8.
+        pairs = parse_qsl(body.decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=FIELDS_MAX)
     except (UnicodeError, ValueError) as fault:
-        raise Malformed(f"The form cannot be read: percent-encoded UTF-8 and at most {FIELDS_MAX} fields are.") from fault
+        raise Malformed(f"The form cannot be read: UTF-8 and at most {FIELDS_MAX} fields are.") from fault
     return _unwrapped(_grouped(pairs))
 
 

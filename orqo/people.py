@@ -83,6 +83,10 @@ def sign_in_by_link(database: Database, token: str, wanted: Credentials | None, 
     Raises Gone for a link that is used or too old; Invalid or Conflict for a name or password that will not do, and
     then the link stays good.
     """
+    with database.read() as connection:
+        # Hashing takes its time: only for those who hold a link.
+        if not link_is_open(connection, token, now=now):
+            raise Gone(LINK_GONE)
     hashed = _hashed(wanted) if wanted else None
     with database.transaction() as connection:
         if connection.execute(delete(LoginLink).where(*_open(token, now))).rowcount != 1:

@@ -25,8 +25,10 @@ ROOTS: dict[str, tuple[str, ...] | None] = {
     "run": ("id", "url", "dir", "workflow", "status", "error", "created_at"),
     "stage": None,
     "workflow": None,
+    "wait": ("url", "stage", "message", "link", "deadline"),
     "secrets": None,
 }
+WAIT_KNOWN = "wait.url is in a waiting stage's request, wait.link, .message, .stage and .deadline are in callbacks"
 STAGE_KEYS = ("output", "outcome", "status", "error", "response")
 
 
@@ -37,6 +39,7 @@ class Use:
     why: str = ""
     secrets: bool = False
     absent: tuple[str, ...] = ()
+    wait: tuple[str, ...] = ()
 
 
 FREE = Use(why="is not looked at here")
@@ -44,19 +47,27 @@ ANY = Use(secrets=True)
 NOWHERE = Use(why="takes no look-ups")
 NO_SECRETS = Use()
 # An event may come from a run whose stages never began, so what belongs to one stage is not there.
-EVENT = Use(secrets=True, absent=("stage", "run.dir"))
+TOLD_OF_WAITS = ("stage", "message", "link", "deadline")
+EVENT = Use(secrets=True, absent=("stage", "run.dir"), wait=TOLD_OF_WAITS)
+# What goes out once the wait is durable, and so knows where it is answered.
+REQUEST = Use(secrets=True, wait=("url",))
 # What answers a webhook is made before the run begins.
 ANSWER = Use(absent=("stages", "stage", "run.dir", "run.status", "run.error", "run.created_at", "run.workflow"))
+# So is what a run waits its turn by.
+KEY = Use(absent=("stages", "stage", "run"))
 # The first pattern that fits a place holds; * is one step, ** is the rest.
 USES: tuple[tuple[tuple[str, ...], Use], ...] = (
     (("description",), FREE),
+    (("input_schema", "**"), FREE),
     (("output", "**"), NO_SECRETS),
-    (("callbacks", "*", "json", "**"), Use(absent=EVENT.absent)),
+    (("concurrency", "key"), KEY),
+    (("callbacks", "*", "json", "**"), Use(absent=EVENT.absent, wait=TOLD_OF_WAITS)),
     (("callbacks", "*", "url"), EVENT),
     (("callbacks", "*", "headers", "*"), EVENT),
     (("callbacks", "*", "secret"), FREE),
     *((("triggers", "*", "webhook", key), FREE) for key in ("secret", "previous_secret", "verify_token")),
     (("triggers", "*", "webhook", "response", "json", "**"), ANSWER),
+    (("triggers", "*", "input", "**"), FREE),
     (("stages", "*", "command", "*"), NO_SECRETS),
     (("stages", "*", "script"), FREE),
     (("stages", "*", "env", "*"), ANY),
@@ -64,12 +75,23 @@ USES: tuple[tuple[tuple[str, ...], Use], ...] = (
     *((("stages", "*", "http", key, "**"), ANY) for key in ("query", "headers", "json", "form", "body")),
     (("stages", "*", "stub", "output", "**"), ANY),
     (("stages", "*", "stub", "fail"), ANY),
+    (("stages", "*", "prompt", "system"), NO_SECRETS),
+    (("stages", "*", "prompt", "user"), NO_SECRETS),
+    (("stages", "*", "prompt", "base_url"), ANY),
+    (("stages", "*", "prompt", "api_key"), FREE),
+    (("stages", "*", "approval", "message"), NO_SECRETS),
+    (("stages", "*", "wait", "request", "url"), REQUEST),
+    *((("stages", "*", "wait", "request", key, "**"), REQUEST) for key in ("query", "headers", "json", "form", "body")),
+    (("stages", "*", "workflow", "input", "**"), NO_SECRETS),
 )
 SECRETS_REFUSED = {
     "response": "whoever calls the webhook would read it",
     "command": "arguments are visible in ps; hand it over by env: and read it there",
     "json": "a callback's body is kept as it was sent; put it into headers:",
     "output": "a run's output is shown and sent",
+    "input": "a run's input is kept and shown",
+    "message": "it is kept and shown",
+    "prompt": "a model may tell it again; a server's key goes into api_key:",
 }
 
 
@@ -92,7 +114,7 @@ def references(value: Json) -> list[Reference]:
 def script_references(text: Json) -> list[str]:
     """Give the look-ups in a script; `${HOME}` and `${x%y}` are the shell's own."""
     found = lookup.LOOKUP.finditer(text) if isinstance(text, str) else ()
-    return [each[0] for each in found if each[2] or each[1] in (*ROOTS, "wait")]
+    return [each[0] for each in found if each[2] or each[1] in ROOTS]
 
 
 def strings(value: Json, place: Place) -> Iterator[tuple[Place, str]]:
@@ -128,14 +150,15 @@ def _details(place: Place, text: str, use: Use, stage_names: Sequence[str]) -> I
     if found and use.why:
         yield f" {use.why}, and ${{{found[0]}}} stands in it"
         return
-    details = (_reference_fault(place, use, each, stage_names) for each in found)
+    details = (reference_fault(place, use, each, stage_names) for each in found)
     yield from (f": {detail}" for detail in details if detail)
 
 
-def _reference_fault(place: Place, use: Use, reference: Reference, stage_names: Sequence[str]) -> str | None:
+def reference_fault(place: Place, use: Use, reference: Reference, stage_names: Sequence[str]) -> str | None:
+    """Say why a look-up cannot stand at a place of some use; None where it can."""
     root = reference.root
-    if root == "wait":
-        return f"${{{reference}}} is known in a waiting stage's request only"
+    if root == "wait" and (reference.path[:1] or ("",))[0] not in use.wait:
+        return f"${{{reference}}} is not known here: {WAIT_KNOWN}"
     if root not in ROOTS:
         shells = "" if reference.path else f"; for a shell's variable write $${{{root}}}"
         return f"${{{reference}}} begins with none of {', '.join(ROOTS)}{suggestion(root, tuple(ROOTS)) or shells}"

@@ -13,7 +13,7 @@ from flask import Flask, Response, make_response, render_template_string, reques
 from sqlalchemy.exc import OperationalError
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
 
-from orqo import errors, jsontext
+from orqo import db, errors, jsontext
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +60,8 @@ def _of_http(fault: HTTPException) -> errors.Problem:
 
 
 def _of_database(fault: OperationalError) -> errors.Problem:
+    if db.unavailable_cause(fault) is None:
+        return _of_bug(fault)
     log.warning("step=database status=unavailable error=%s", type(fault.orig).__name__)
     return errors.Unavailable("The database cannot be read or written now. Try again.")
 

@@ -10,15 +10,15 @@ import re
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
-from orqo import lookup, places, webhookrules
+from orqo import decisionrules, lookup, places, waitrules, webhookrules
 from orqo.argv import code_argument
 from orqo.errors import Fault
 from orqo.lookup import Json
 from orqo.shape import known_keys, suggestion
 from orqo.yamlfile import Document, Place, shown
 
-KINDS = ("command", "script", "http", "stub")
-KEYS_OF_KINDS = {"env": ("command", "script"), "workdir": ("command", "script"), "output": ("command", "script")}
+KINDS = ("command", "script", "http", "stub", "prompt", "delay", "approval", "wait", "workflow")
+KEYS_OF_KINDS = {"env": ("command", "script"), "workdir": ("command", "script"), "output": ("command", "script", "prompt")}
 BODIES = ("json", "form", "body")
 
 WHOLLY_SECRET = re.compile(r"\$\{secrets\.([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -32,11 +32,13 @@ def faults(document: Document) -> Iterator[Fault]:
     """Give every fault that is not one of shape."""
     rules = _Rules(document)
     yield from places.faults(document, rules.stage_names)
+    yield from decisionrules.of_schema(document)
     yield from rules.names("stages")
     yield from rules.names("triggers")
     yield from rules.tokens()
     for place, trigger in _mappings(document.value, ("triggers",)):
         yield from webhookrules.faults(document, place, trigger)
+        yield from waitrules.of_trigger(document, place, trigger)
     for place, callback in _callbacks(document.value):
         yield from rules.callback(place, callback)
     for place, stage in _mappings(document.value, ("stages",)):
@@ -47,6 +49,7 @@ class _Rules:
     """The rules, applied to one file."""
 
     def __init__(self, document: Document) -> None:
+        self.document = document
         self.fault = document.fault
         self.value = document.value
         self.stage_names = [stage["name"] for _, stage in _mappings(document.value, ("stages",)) if isinstance(stage.get("name"), str)]
@@ -84,9 +87,12 @@ class _Rules:
         for key, owners in KEYS_OF_KINDS.items():
             if key in stage and len(kinds) == 1 and kinds[0] not in owners:
                 at = (*place, key)
-                yield self.fault(at, f"{shown(at)} does not apply to {kinds[0]}, only to {' and '.join(owners)}")
+                yield self.fault(at, f"{shown(at)} does not apply to {kinds[0]}, only to {', '.join(owners)}")
         for kind in kinds:
             yield from RULES[kind](self, (*place, kind), stage[kind])
+            if kind in waitrules.WAITING_KINDS:
+                yield from waitrules.of_stage(self.document, place, stage, kind)
+        yield from decisionrules.of_stage(self.document, place, stage, self.stage_names)
         yield from self._env((*place, "env"), stage.get("env"))
         yield from self._on_error((*place, "on_error"), stage)
 
@@ -119,6 +125,13 @@ class _Rules:
         bodies = [key for key in BODIES if key in request]
         if len(bodies) > 1:
             yield self.fault((*place, bodies[1]), f"{shown(place)} takes one of {', '.join(BODIES)}; it has {' and '.join(bodies)}")
+
+    def wait(self, place: Place, wait: Json) -> Iterator[Fault]:
+        if isinstance(wait, dict) and "request" in wait:
+            yield from self.http((*place, "request"), wait["request"])
+
+    def unruled(self, place: Place, spec: Json) -> Iterator[Fault]:
+        return iter(())
 
     def stub(self, place: Place, stub: Json) -> Iterator[Fault]:
         if isinstance(stub, dict) and "fail" in stub and "outcome" in stub:
@@ -169,6 +182,8 @@ RULES: dict[str, Callable[[_Rules, Place, Json], Iterator[Fault]]] = {
     "script": _Rules.script,
     "http": _Rules.http,
     "stub": _Rules.stub,
+    "wait": _Rules.wait,
+    **dict.fromkeys(("prompt", "delay", "approval", "workflow"), _Rules.unruled),
 }
 
 

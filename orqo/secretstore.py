@@ -13,7 +13,7 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from urllib.parse import quote
 
@@ -28,9 +28,10 @@ MASKED_MIN_LENGTH = 4
 class SecretStore(Mapping[str, str]):
     """The named secrets, as a look-up root; absent names are absent keys."""
 
-    def __init__(self, values: Mapping[str, str]) -> None:
+    def __init__(self, values: Mapping[str, str], *, hidden: Iterable[str] = ()) -> None:
+        """`hidden` are values without a name: no look-up finds them, and they are masked all the same."""
         self._values = dict(values)
-        spellings = {spelling for value in self._values.values() for spelling in _spellings(value)}
+        spellings = {spelling for value in (*self._values.values(), *hidden) for spelling in _spellings(value)}
         # Longest first: a secret that contains another must not be left half shown.
         self._masked = sorted(spellings, key=len, reverse=True)
         self._masked_bytes = [spelling.encode() for spelling in self._masked]
@@ -38,7 +39,7 @@ class SecretStore(Mapping[str, str]):
     @classmethod
     def from_config(cls, config: Config) -> SecretStore:
         """Read ORQO_SECRET_<NAME> and the secrets file; ConfigError where the file is unsafe or unreadable."""
-        return cls(_read_file(config.secrets_file) | dict(config.secrets))
+        return cls(_read_file(config.secrets_file) | dict(config.secrets), hidden=[config.llm_api_key])
 
     def __getitem__(self, name: str) -> str:
         return self._values[name]

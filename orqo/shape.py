@@ -14,7 +14,7 @@ from typing import Any
 
 import jsonschema_rs
 
-from orqo import webhook
+from orqo import cron, webhook
 from orqo.config import duration_s, size_bytes
 from orqo.errors import Fault
 from orqo.yamlfile import Document, Json, Place, shown
@@ -127,4 +127,6 @@ FORMATS: dict[str, Callable[[str], bool]] = {
     "orqo-rate": webhook.is_rate,
     "orqo-network": webhook.is_network,
     "orqo-scheme": webhook.is_scheme,
+    "orqo-cron": cron.is_expression,
+    "orqo-timezone": cron.is_zone,
 }

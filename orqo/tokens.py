@@ -68,6 +68,11 @@ def webhook_token(key: bytes, nonce: str) -> str:
     return _url_safe(hmac.new(key, b"webhook" + nonce.encode(), hashlib.sha256).digest())
 
 
+def wait_token(key: bytes, nonce: str) -> str:
+    """Derive a wait's 43-character token, as a webhook's."""
+    return _url_safe(hmac.new(key, b"wait" + nonce.encode(), hashlib.sha256).digest())
+
+
 def _url_safe(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).decode().rstrip("=")
 

@@ -176,6 +176,7 @@ def shown(row: Row[Any]) -> dict[str, Any]:
         "enabled": bool(row.enabled),
         "pinned": row.kind == "webhook" and row.nonce is None,
         "origin": row.origin,
+        "options": {key: value for key, value in json.loads(row.options).items() if key != ABSENT},
         "fired_count": row.fired_count,
         "last_fired_at": row.last_fired_at,
         "created_at": row.created_at,

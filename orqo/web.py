@@ -131,6 +131,9 @@ class Parser(HTTPRequestParser):
         except ValueError as fault:
             # A Content-Length of 5,000 digits, or a request line with half an IPv6 address.
             raise ParsingError("the request line or Content-Length is invalid") from fault
+        if self.chunked and "CONTENT_LENGTH" in self.headers:
+            # Where a proxy in front believes the one and we the other, one client's body is another client's request.
+            raise ParsingError("it has both Content-Length and Transfer-Encoding")
 
 
 class ProblemTask(ErrorTask):

@@ -99,6 +99,11 @@ def _secret_name(text: str) -> str:
     return found[1]
 
 
+def names_of_secrets(options: Mapping[str, Any]) -> list[str]:
+    """Give the names of the secrets that a webhook in its stored form needs."""
+    return [*options.get("secrets", ()), *([options["verify_token"]] if "verify_token" in options else [])]
+
+
 def scheme(written: str | Mapping[str, Any]) -> Scheme:
     """Read `signature:`; a mapping is the generic scheme."""
     return Scheme(written) if isinstance(written, str) else Scheme.from_dict({"name": "generic", **written})

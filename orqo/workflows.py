@@ -6,7 +6,7 @@ Owns the tables workflows and workflow_versions. Never executes anything; the sh
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -43,8 +43,9 @@ def save(connection: Connection, definition: Definition, *, now: datetime) -> Sa
         return Saved(workflow_id, definition.name, newest.number, changed=False)
     number = (newest.number if newest else 0) + 1
     version = insert(WorkflowVersion).values(
-        workflow_id=workflow_id, number=number, source=definition.source, definition=stored, created_at=clock.to_text(now)
-    )
+        workflow_id=workflow_id, number=number, source=definition.source, definition=stored, created_at=clock.to_text(now),
+        concurrency=jsontext.dump(asdict(definition.concurrency)) if definition.concurrency else None,
+    )  # fmt: skip
     version_id = connection.execute(version.returning(WorkflowVersion.id)).scalar_one()
     changes = {"name": definition.name, "version_id": version_id, "updated_at": clock.to_text(now), "deleted_at": None}
     connection.execute(update(Workflow).where(Workflow.id == workflow_id).values(changes))

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import BigInteger, Double, Integer, LargeBinary, Text, inspect, text
+from sqlalchemy.exc import OperationalError
 
 from orqo import db
 from orqo.config import PROJECT_DIR
@@ -198,12 +199,20 @@ def test_a_busy_database_is_unavailable_after_its_time_and_not_before(counter: d
     assert told.value.headers["Retry-After"]
 
 
-def test_what_is_told_of_a_fault_holds_no_sql_and_no_values(counter: db.Database) -> None:
-    with pytest.raises(Unavailable) as told, counter.transaction() as connection:
-        connection.execute(text("UPDATE nowhere SET secret = :value"), {"value": "hunter2"})
+def test_a_wrong_statement_is_our_fault_and_not_told_as_a_busy_database(counter: db.Database) -> None:
+    with pytest.raises(OperationalError, match="no such table"), counter.transaction() as connection:
+        connection.execute(text("UPDATE nowhere SET secret = 1"))
 
+
+def test_what_is_told_of_a_fault_holds_no_sql_and_no_values(counter: db.Database) -> None:
+    other = db.Database.open(str(counter.engine.url), busy_timeout_ms=1)
+    with counter.transaction(), pytest.raises(Unavailable) as told, other.read() as connection:
+        connection.execute(text("UPDATE counter SET n = :value"), {"value": "hunter2"})
+    other.close()
+
+    assert "database is locked" in told.value.detail
     assert "hunter2" not in told.value.detail
-    assert "nowhere" not in told.value.detail
+    assert "UPDATE" not in told.value.detail
 
 
 def test_a_folder_that_cannot_hold_the_file_is_unavailable(tmp_path: Path) -> None:
@@ -235,7 +244,7 @@ def test_half_a_schema_never_stays(tmp_path: Path) -> None:
         # The script stumbles over it in the middle.
         connection.execute(text("CREATE TABLE deliveries (mine INTEGER)"))
 
-    with pytest.raises(Unavailable):
+    with pytest.raises(OperationalError, match="already exists"):
         db.initialise(database)
 
     with database.read() as connection:

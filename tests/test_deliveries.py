@@ -619,3 +619,24 @@ def test_the_loop_survives_a_delivery_that_is_no_delivery(box: TestBox, running:
     end(box)
 
     wait_for(lambda: len(receiver.arrived) == 1, within_s=5)
+
+
+def test_redelivering_to_a_paused_callback_waits_for_its_resumption(box: TestBox) -> None:
+    box.apply("name: told\ncallbacks: [{url: 'http://127.0.0.1:1/x'}]\nstages: [{name: one, stub: {}}]\n")
+    with box.database.transaction() as connection:
+        callback_id = callbacks.list_all(connection)[0]["id"]
+    run_id = box.accept("told")
+    runs.stop(box.box, run_id, now=clock.now())
+    with box.database.transaction() as connection:
+        connection.execute(text("UPDATE deliveries SET status = 'dead', next_attempt_at = NULL, finished_at = created_at"))
+        callbacks.pause(connection, callback_id, reason="Paused by hand.", now=clock.now())
+
+    with box.database.transaction() as connection:
+        ids = deliveries.redeliver_dead(connection, callback_id=callback_id, now=clock.now())
+    held = box.rows("SELECT next_attempt_at FROM deliveries")
+    with box.database.transaction() as connection:
+        callbacks.resume(connection, callback_id, now=clock.now())
+
+    assert len(ids) == 1
+    assert held[0]["next_attempt_at"] is None
+    assert box.rows("SELECT next_attempt_at FROM deliveries")[0]["next_attempt_at"] is not None

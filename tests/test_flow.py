@@ -27,11 +27,11 @@ def make_definition(*changed: StageDefinition) -> Definition:
 
 
 def after(
-    definition: Definition, name: str, failure: flow.Failure | None, *, failures: int = 1, passes: dict[str, int] | None = None
+    definition: Definition, name: str, failure: flow.Failure | None, *, failures: int = 1, reentries: dict[str, int] | None = None
 ) -> flow.Step:
     stage = flow.stage_named(definition, name)
     assert stage is not None
-    return flow.after(definition, stage, failure, failures=failures, passes=passes or {})
+    return flow.after(definition, stage, failure, failures=failures, reentries=reentries or {})
 
 
 def test_a_completed_stage_leads_to_the_next_and_the_last_to_the_good_end() -> None:
@@ -56,15 +56,18 @@ def test_on_error_with_a_name_goes_there_forward_and_back() -> None:
     definition = make_definition(make_stage("a", on_error="c"), make_stage("c", on_error="a"))
 
     assert after(definition, "a", FAILED) == flow.Enter(definition.stages[2])
-    assert after(definition, "c", FAILED, passes={"a": 1}) == flow.Enter(definition.stages[0])
+    assert after(definition, "c", FAILED, reentries={"a": 1}) == flow.Enter(definition.stages[0])
 
 
-def test_going_back_is_limited_to_three_times_and_then_goes_forward() -> None:
+def test_going_back_is_limited_to_three_times_and_then_goes_forward_with_a_note() -> None:
     definition = make_definition(make_stage("b", on_error="a"))
 
-    went = [after(definition, "b", FAILED, passes={"a": passes}) for passes in (1, 2, 3, 4)]
+    steps = [after(definition, "b", FAILED, reentries={"a": times}) for times in range(4)]
 
-    assert went == [flow.Enter(definition.stages[0])] * 3 + [flow.Enter(definition.stages[2])]
+    assert steps[:3] == [flow.Enter(definition.stages[0])] * 3
+    assert isinstance(steps[3], flow.Enter)
+    assert steps[3].stage == definition.stages[2]
+    assert "loop guard" in str(steps[3].note)
 
 
 def test_on_error_to_a_stage_that_an_old_version_lacks_fails_the_run() -> None:
@@ -109,6 +112,11 @@ REPEATABLE = [
     ("http", {"method": "POST"}, False, False),
     ("http", {"method": "delete"}, False, False),
     ("http", {"method": "POST"}, True, True),
+    ("prompt", {}, False, True),
+    ("delay", "1s", False, True),
+    ("approval", {}, False, True),
+    ("wait", {}, False, True),
+    ("workflow", {}, False, True),
 ]
 
 
@@ -128,16 +136,16 @@ def test_executor_and_stages_agree_on_every_kind() -> None:
 )
 def test_no_definition_makes_a_run_go_round_for_ever(on_error: list[str], fails: list[bool], attempts: int) -> None:
     changed = [make_stage(name, on_error=to, retry=Retry(attempts=attempts)) for name, to in zip("abc", on_error, strict=True)]
-    definition, passes = make_definition(*changed), {"a": 1}
+    definition, entered = make_definition(*changed), ["a"]
     stage, failures = definition.stages[0], 0
 
-    for executions, failed in enumerate(fails, 1):
+    for failed in fails:
         failures += failed
-        step = flow.after(definition, stage, FAILED if failed else None, failures=failures, passes=passes)
+        back = flow.reentries(definition, entered)
+        step = flow.after(definition, stage, FAILED if failed else None, failures=failures, reentries=back)
         if isinstance(step, flow.End):
-            assert executions <= 3 * 5 * 4 * 3
             return
         if isinstance(step, flow.Enter):
             stage, failures = step.stage, 0
-            passes[stage.name] = passes.get(stage.name, 0) + 1
+            entered.append(stage.name)
     raise AssertionError("the run never ended")

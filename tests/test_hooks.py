@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import json
@@ -24,11 +25,13 @@ BODY = b'{"action": "opened", "number": 7}'
 @pytest.fixture
 def settings(settings: dict[str, str]) -> dict[str, str]:
     """A box that knows the secrets of these tests, one of them empty."""
-    return settings | {"ORQO_SECRET_HOOK": SECRET, "ORQO_SECRET_OLD": "old secret", "ORQO_SECRET_VERIFY": "verify me", "ORQO_SECRET_EMPTY": ""}
+    secrets = {"HOOK": SECRET, "OLD": "old secret", "VERIFY": "verify me", "EMPTY": ""}
+    return settings | {f"ORQO_SECRET_{name}": value for name, value in secrets.items()}
 
 
 def workflow(webhook: str = "{}", filter: str = "", name: str = "hooked") -> str:
-    return f"name: {name}\ntriggers:\n  - name: in\n    webhook: {webhook}\n{filter and f'    filter: {filter}'}\nstages: [{{name: a, stub: {{output: '${{input}}'}}}}]\n"
+    trigger = f"  - name: in\n    webhook: {webhook}\n" + (f"    filter: {filter}\n" if filter else "")
+    return f"name: {name}\ntriggers:\n{trigger}stages: [{{name: a, stub: {{output: '${{input}}'}}}}]\n"
 
 
 @pytest.fixture
@@ -46,8 +49,7 @@ def hooked(box: TestBox) -> Callable[..., str]:
 def serving(settings: dict[str, str], **changes: str) -> Iterator[Any]:
     """A web application of the same box with other settings."""
     app = create_app(Config.from_environ(settings | changes))
-    with app.test_client() as made:
-        yield made
+    yield app.test_client()
     app.extensions["orqo"].database.close()
     app.extensions["orqo"].bell.close()
 
@@ -89,7 +91,14 @@ def test_a_request_signed_with_either_secret_starts_a_run(client: Any, box: Test
 
 @pytest.mark.parametrize(
     "headers",
-    [{}, {"X-Hub-Signature-256": "sha256="}, {"X-Hub-Signature-256": "sha256=" + "0" * 64}, github(BODY, ""), github(BODY, "wrong"), github(b"other")],
+    [
+        {},
+        {"X-Hub-Signature-256": "sha256="},
+        {"X-Hub-Signature-256": "sha256=" + "0" * 64},
+        github(BODY, ""),
+        github(BODY, "wrong"),
+        github(b"other"),
+    ],
     ids=["none", "empty", "zeros", "empty-secret", "wrong-secret", "other-body"],
 )
 def test_a_request_that_is_not_signed_is_refused_and_kept(client: Any, box: TestBox, hooked: Any, headers: dict[str, str]) -> None:
@@ -116,8 +125,6 @@ def test_a_secret_that_is_not_set_refuses_everything_and_the_log_says_so(client:
 
 def test_the_log_says_what_would_have_fitted(client: Any, box: TestBox, hooked: Any) -> None:
     path = hooked('{signature: {header: X-Sig}, secret: "${secrets.HOOK}"}')
-    import base64
-
     made = base64.b64encode(hmac.digest(SECRET.encode(), BODY, "sha512")).decode()
 
     answer = client.post(path, data=BODY, headers={"X-Sig": made})
@@ -139,8 +146,9 @@ def test_an_old_slack_request_is_refused_because_of_its_time(client: Any, box: T
 def test_a_plain_secret_header_is_compared_and_never_stored(client: Any, box: TestBox, hooked: Any) -> None:
     path = hooked('{signature: {header: X-Telegram-Bot-Api-Secret-Token, algorithm: plain}, secret: "${secrets.HOOK}"}')
     headers = {"X-Telegram-Bot-Api-Secret-Token": SECRET, "Content-Type": "application/json"}
+    wrong = headers | {"X-Telegram-Bot-Api-Secret-Token": "no"}
 
-    answers = [client.post(path, data=BODY, headers=sent).status_code for sent in (headers, headers | {"X-Telegram-Bot-Api-Secret-Token": "no"})]
+    answers = [client.post(path, data=BODY, headers=sent).status_code for sent in (headers, wrong)]
 
     assert answers == [201, 401]
     assert all(SECRET not in str(dict(row)) for row in box.rows("SELECT * FROM requests"))
@@ -178,8 +186,10 @@ def test_metas_challenge_is_answered_to_who_knows_the_verify_token(client: Any, 
     path = hooked(META)
     asked = {"hub.mode": "subscribe", "hub.challenge": "1158201444", "hub.verify_token": "verify me"}
 
+    wrong = ({"hub.verify_token": "no"}, {"hub.challenge": "<b>"})
+
     answer = client.get(path, query_string=asked)
-    refused = [client.get(path, query_string=asked | changed).status_code for changed in ({"hub.verify_token": "no"}, {"hub.challenge": "<b>"})]
+    refused = [client.get(path, query_string=asked | changed).status_code for changed in wrong]
 
     assert (answer.status_code, answer.data, answer.mimetype) == (200, b"1158201444", "text/plain")
     assert refused == [401, 401]
@@ -377,8 +387,9 @@ STATUS = {"disabled": 409, "size": 413, "network": 403, "rate": 429, "signature"
 @pytest.mark.parametrize("first", range(len(ORDER) + 1))
 def test_the_first_check_that_fails_is_the_one_that_is_told(client: Any, box: TestBox, hooked: Any, first: int) -> None:
     failing = ORDER[first:]
-    parts = ['signature: github', 'secret: "${secrets.HOOK}"', "max_body: 1KiB", f"networks: [{'10.0.0.0/8' if 'network' in failing else '127.0.0.0/8'}]"]
-    path = hooked("{" + ", ".join([*parts, "rate: 1/d"]) + "}", "{input.action: opened}")
+    network = "10.0.0.0/8" if "network" in failing else "127.0.0.0/8"
+    webhook = f'{{signature: github, secret: "${{secrets.HOOK}}", max_body: 1KiB, rate: 1/d, networks: [{network}]}}'
+    path = hooked(webhook, "{input.action: opened}")
     body = b'{"action": "opened"}' if "filter" not in failing else b'{"action": "closed"}'
     body = b"{" if "body" in failing else body
     body = b" " * 2000 if "size" in failing else body

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from redis import Redis
-from rq import Callback, Queue
+from rq import Callback, Queue, SimpleWorker
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
@@ -236,22 +236,19 @@ def test_no_function_but_ours_is_executed(box: TestBox, tmp_path: Path, job: dic
     options = {key: value for key, value in job.items() if key.startswith("on_")}
 
     put(box.bell, job["function"], *(str(each).format(file) for each in job["arguments"]), **options)
+    run_id = box.accept()
+    box.bell.wake_workers()
     work_off(box.bell)
 
     assert not file.exists()
     assert marks == []
     # The worker goes on with what is its own.
-    run_id = box.accept()
-    box.bell.wake_workers()
-    work_off(box.bell)
     assert box.run(run_id)["status"] == "completed"
 
 
 @pytest.mark.usefixtures("signals")
 def test_the_job_would_have_run_in_a_worker_of_rqs_own(box: TestBox) -> None:
     """What is refused above is really there: else those tests could not fail."""
-    from rq import SimpleWorker
-
     marks.clear()
     put(box.bell, "test_queue.mark", 1)
     with Redis.from_url(box.bell.url) as redis:
@@ -271,7 +268,6 @@ def test_bytes_that_are_no_job_do_not_end_the_worker(box: TestBox, worker: execu
     run_id = box.accept()
     box.bell.wake_workers()
 
-    for _ in range(3):
-        work_off(box.bell)
+    work_off(box.bell)
 
     assert box.run(run_id)["status"] == "completed"

@@ -107,7 +107,10 @@ def test_the_key_is_made_once_and_for_us_alone(tmp_path: Path) -> None:
 
 
 def test_processes_that_make_the_key_at_once_agree(tmp_path: Path) -> None:
-    script = "from orqo.config import Config; from orqo.secretstore import instance_key; print(instance_key(Config.from_environ(), make=True).hex())"
+    script = (
+        "from orqo.config import Config; from orqo.secretstore import instance_key;"
+        "print(instance_key(Config.from_environ(), make=True).hex())"
+    )
     start = [sys.executable, "-c", script]
     processes = [
         subprocess.Popen(start, env={"ORQO_DATA": str(tmp_path / "data")}, cwd=PROJECT_DIR, stdout=subprocess.PIPE) for _ in range(3)

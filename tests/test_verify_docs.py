@@ -14,6 +14,7 @@ from orqo import signing
 from orqo.config import PROJECT_DIR
 
 PAGE = (PROJECT_DIR / "docs" / "verify.md").read_text(encoding="utf-8")
+LIBRARY = PROJECT_DIR / ".cache" / "standardwebhooks" / "node_modules"
 SECRET = signing.derived_secret(b"k" * 32, "https://ci.example.com/done")
 OLD = signing.derived_secret(b"k" * 32, "https://old.example.com/done")
 BODY = b'{"type":"run.completed","data":{"output":"\xc3\xa9"}}'
@@ -52,8 +53,25 @@ def test_the_python_of_the_page_verifies(case: str) -> None:
     if good:
         verify(SECRET, headers, body)
     else:
-        with pytest.raises(ValueError, match="wrong signature|too old"):
+        with pytest.raises(ValueError, match=r"wrong signature|too old"):
             verify(SECRET, headers, body)
+
+
+@pytest.mark.skipif(not LIBRARY.exists(), reason="npm's standardwebhooks is not there: see the Makefile")
+def test_the_library_of_npm_verifies_what_is_sent() -> None:
+    given = [[headers, body.decode(), good] for headers, body, good in CASES.values()]
+    judge = """
+    const { Webhook } = require("standardwebhooks");
+    const seen = CASES.map(([headers, body]) => {
+      try { new Webhook(SECRET).verify(body, headers); return true; } catch (fault) { return false; }
+    });
+    console.log(JSON.stringify(seen));
+    """
+    program = f"const CASES = {json.dumps(given)}, SECRET = {json.dumps(SECRET)};\n{judge}"
+
+    done = subprocess.run(["node", "-e", program], cwd=LIBRARY.parent, capture_output=True, text=True, check=True)
+
+    assert json.loads(done.stdout) == [good for _, _, good in CASES.values()]
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not installed")

@@ -10,7 +10,7 @@ from typing import Any
 
 from flask import Response, jsonify, request
 
-from orqo import call, requestlog
+from orqo import call, crashpoints, requestlog
 from orqo.api.site import Site
 from orqo.call import Call
 from orqo.errors import Problem, Unavailable
@@ -58,7 +58,9 @@ def started(here: Site, run_id: int, *, duplicate: bool) -> Response:
 def told(here: Site, run_id: int, *, duplicate: bool) -> None:
     """Wake the workers for a new run, and log it."""
     if not duplicate:
+        crashpoints.reach("accept-committed")
         here.bell.wake_workers()
+        crashpoints.reach("workers-woken")
     log.info("step=accept run=%s status=%s", run_id, "duplicate" if duplicate else "pending")
 
 

@@ -18,7 +18,7 @@ from orqo.api.answers import as_json, call_of_request, refusals_noted
 from orqo.api.site import Site, check_room, holder_of, presented_token, require, site
 from orqo.call import Call
 from orqo.errors import Conflict, Fault, Gone, Invalid, NotFound, Problem, Unauthorized
-from orqo.models import Verdict
+from orqo.models import RunStatus, Verdict
 from orqo.requestlog import Entry
 
 log = logging.getLogger(__name__)
@@ -53,19 +53,20 @@ def _reported(here: Site, token: str, now: datetime) -> Response:
     with refusals_noted(here, lambda fault: _refused(given, holder.id, fault), now=now):
         require(holder, "callback")
         given = replace(given, body=bodies.read(request, here.config.body_max_bytes))
-        return _answer(here, _report(here, given.body or b""))
+        return _answer(here, holder, _report(here, given.body or b""))
 
 
-def _answer(here: Site, report: dict[str, Any]) -> Response:
+def _answer(here: Site, holder: tokens.Holder, report: dict[str, Any]) -> Response:
     if "workflow_run_id" not in report:
         raise Invalid("The body does not fit.", errors=[Fault("/workflow_run_id", "is required with an API token")])
     run_id = int(report["workflow_run_id"])
     with here.database.read() as connection:
-        status = runs.status_of(connection, run_id)
-    if status is None:
+        run = runs.show(connection, run_id)
+    # A run of a workflow that the token may not use is none to it.
+    if run is None or not holder.may_use(run["workflow_id"]):
         raise NotFound(f"There is no run {run_id}.")
-    if status.terminal:
-        raise Gone(f"Run {run_id} has ended: it is {status}.")
+    if RunStatus(run["status"]).terminal:
+        raise Gone(f"Run {run_id} has ended: it is {run['status']}.")
     raise Conflict(f"Run {run_id} waits for no report.")
 
 

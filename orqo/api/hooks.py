@@ -6,6 +6,7 @@ import logging
 from dataclasses import replace
 
 from flask import Blueprint, Response, request
+from werkzeug.routing import BaseConverter
 
 from orqo import clock, hooks, triggers
 from orqo.api import body as bodies
@@ -22,8 +23,17 @@ blueprint = Blueprint("hooks", __name__, url_prefix="/api/v1")
 NOT_POST = "A webhook takes POST; this one has no greeting by GET."
 
 
-@blueprint.route("/hooks/", methods=["GET", "POST"], defaults={"token": ""})
-@blueprint.route("/hooks/<path:token>", methods=["GET", "POST"])
+class Rest(BaseConverter):
+    """Whatever follows in a path, nothing, slashes and newlines too: a token of any wrong shape is answered alike."""
+
+    part_isolating = False
+    regex = r"[\s\S]*?"
+
+
+blueprint.record_once(lambda state: state.app.url_map.converters.update(rest=Rest))
+
+
+@blueprint.route("/hooks/<rest:token>", methods=["GET", "POST"])
 def hook(token: str) -> Response:
     """Start the workflow of the trigger that the URL's token belongs to; the body becomes the run's input."""
     here, now = site(), clock.now()

@@ -5,6 +5,7 @@ Owns the turning of schema faults into JSON pointers and sentences.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -19,8 +20,9 @@ OPENAPI_FILE = Path(__file__).resolve().parent.parent / "openapi.yaml"
 FAULTS_MAX = 20
 
 
+@functools.cache
 def load_openapi() -> dict[str, Any]:
-    """Read the API's description."""
+    """Read the API's description, once in a process."""
     return YAML(typ="safe", pure=True).load(OPENAPI_FILE.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
 

@@ -23,14 +23,16 @@ LISTING = "List them with: "
 WORDS: dict[str, tuple[str, str]] = {
     "serve": ("start everything and keep it running: what `make run` does", "service"),
     "worker": ("run the workers and the dispatcher alone", "service"),
+    "listen": ("receive, verify and print callbacks, for development", "listen"),
     "login-link": ("make a one-time link that signs a browser in to the dashboard", "login"),
     "doctor": ("check this box and say what to do", "doctor"),
     "workflow": ("apply, validate, list, show, disable, enable, delete workflows", "workflow"),
     "token": ("create, list, revoke API tokens", "token"),
     "trigger": ("create, update, list, show, enable, disable, rotate, delete triggers", "trigger"),
-    "callback": ("list callbacks; show a secret, resume, test", "callback"),
+    "callback": ("list callbacks; show a secret, pause, resume, test", "callback"),
     "run": ("start, list, show, tail, stop runs", "run"),
     "delivery": ("list, show, redeliver deliveries", "delivery"),
+    "request": ("list, show, replay what the endpoints received", "request"),
     "db": ("make or upgrade the database", "db"),
 }
 

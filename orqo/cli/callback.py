@@ -1,4 +1,4 @@
-"""`callback list | secret | resume | test`: where events go, and whether they arrive."""
+"""`callback list | secret | pause | resume | test`: where events go, and whether they arrive."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ def add(parser: argparse.ArgumentParser, _word: str) -> None:
     verb(commands, "list", _list, "List the callbacks that files and commands configured")
     secret = verb(commands, "secret", _secret, "Show the secret that a callback to this URL is signed with by default")
     secret.add_argument("url", metavar="URL", help="exactly as it is configured")
+    pause = verb(commands, "pause", _pause, "Hold the deliveries of a callback until it is resumed")
+    pause.add_argument("id", type=number, metavar="ID")
     resume = verb(commands, "resume", _resume, "Let the deliveries of a paused callback go on")
     resume.add_argument("id", type=number, metavar="ID")
     test = verb(commands, "test", _test, "Send a signed event of type run.test now and say what came of it")
@@ -65,6 +67,17 @@ def _secret(arguments: argparse.Namespace) -> int:
     for row in configured:
         if row["secret"]:
             output.note(f"callback {row['id']} to this URL is signed with secrets.{row['secret']} instead.")
+    return 0
+
+
+def _pause(arguments: argparse.Namespace) -> int:
+    with opened() as box, box.database.transaction() as connection:
+        callbacks.get(connection, arguments.id)
+        callbacks.pause(connection, arguments.id, reason="Paused by hand.", now=clock.now())
+    if arguments.json:
+        output.as_json({"id": arguments.id, "paused": True})
+    else:
+        output.say(f"Callback {arguments.id} is paused; its deliveries wait. To let them go on: {PROGRAM} callback resume {arguments.id}")
     return 0
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from typing import Any
+
+from sqlalchemy import Row
 
 from orqo import clock, deliveries, jsontext
 from orqo.cli import output
-from orqo.cli.arguments import count, number, verb, verbs
+from orqo.cli.arguments import Refused, count, duration, number, verb, verbs
 from orqo.cli.opening import opened
 from orqo.models import DeliveryStatus
+from orqo.secretstore import SecretStore
 
 
 def add(parser: argparse.ArgumentParser, _word: str) -> None:
@@ -21,8 +25,11 @@ def add(parser: argparse.ArgumentParser, _word: str) -> None:
     listing.add_argument("--limit", type=count, default=50, metavar="N", help="at most so many (default: 50)")
     show = verb(commands, "show", _show, "Show a delivery: its attempts and what is sent")
     show.add_argument("id", type=number, metavar="ID")
-    again = verb(commands, "redeliver", _redeliver, "Send a delivery once more: the same id and the same bytes")
-    again.add_argument("id", type=number, metavar="ID")
+    show.add_argument("--curl", action="store_true", help="print the curl line that sends it by hand, signed now")
+    again = verb(commands, "redeliver", _redeliver, "Send deliveries once more: the same ids and the same bytes")
+    again.add_argument("id", type=number, metavar="ID", nargs="?", help="one delivery")
+    again.add_argument("--callback", type=number, metavar="ID", help="all dead ones of a callback")
+    again.add_argument("--since", type=duration, metavar="DURATION", help="all dead ones of the last 2h, 3d …; goes with --callback")
 
 
 def _list(arguments: argparse.Namespace) -> int:
@@ -41,6 +48,10 @@ def _show(arguments: argparse.Namespace) -> int:
     with opened() as box, box.database.read() as connection:
         row = deliveries.get(connection, arguments.id)
         attempts = deliveries.attempts_of(connection, arguments.id)
+        key = box.key if arguments.curl else b""
+    if arguments.curl:
+        print(_curl(row, SecretStore.from_config(box.config), key))
+        return 0
     shown = deliveries.shown(row)
     body = _body(row.body)
     if arguments.json:
@@ -56,12 +67,35 @@ def _show(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _redeliver_dead(arguments: argparse.Namespace) -> int:
+    now = clock.now()
+    since = now - arguments.since if arguments.since else None
+    with opened() as box, box.database.transaction() as connection:
+        ids = deliveries.redeliver_dead(connection, callback_id=arguments.callback, since=since, now=now)
+    if arguments.json:
+        output.as_json([{"id": each, "status": str(DeliveryStatus.PENDING)} for each in ids])
+    else:
+        output.say(f"{len(ids)} deliveries are sent again.")
+    return 0
+
+
+def _curl(row: Row[Any], secrets: SecretStore, key: bytes) -> str:
+    """Give the line that sends a delivery as the dispatcher would. It holds its secrets: it is for a terminal."""
+    url, headers = deliveries.request_of(row, secrets, key, now=clock.now())
+    words = ["curl", "-X", "POST", *(part for name, value in headers.items() for part in ("-H", f"{name}: {value}"))]
+    return shlex.join([*words, "--data-binary", row.body.decode("utf-8"), url])
+
+
 def _body(data: bytes) -> Any:
     """Give the frozen bytes as JSON, which they are unless rendering failed."""
     return jsontext.value_of(data, "json") if data else None
 
 
 def _redeliver(arguments: argparse.Namespace) -> int:
+    if (arguments.id is None) == (arguments.callback is None and arguments.since is None):
+        raise Refused("orqo: say which: an ID, or --callback ID, --since DURATION or both", status=2)
+    if arguments.id is None:
+        return _redeliver_dead(arguments)
     with opened() as box, box.database.transaction() as connection:
         deliveries.redeliver(connection, arguments.id, now=clock.now())
     if arguments.json:

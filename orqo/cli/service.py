@@ -51,7 +51,7 @@ class _Start:
     def prepare(self) -> None:
         """Make the box ready in a process of its own: the supervisor stays up for months and shall not hold SQLAlchemy."""
         path = os.pathsep.join([str(PROJECT_DIR), *filter(None, [os.environ.get("PYTHONPATH")])])
-        argv = [sys.executable, "-m", "orqo.cli.starting"]
+        argv = [sys.executable, "-m", "orqo.cli.starting", *(["--link"] if sys.stdout.isatty() else [])]
         env = {**os.environ, "PYTHONPATH": path}
         # In a session of its own: what a Ctrl-C ends is the service, not the making of its database.
         done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False, start_new_session=True)
@@ -60,8 +60,10 @@ class _Start:
         self.found = json.loads(done.stdout)
 
     def tell(self) -> None:
-        """Say how a run is started. The URL is a credential: only a terminal is shown it."""
-        if not self.found:
+        """Say how one signs in and how a run is started. The URLs are credentials: only a terminal is shown them."""
+        if "link" in self.found:
+            print(f"orqo: sign in to the dashboard, once and within 15 minutes:\n\n  {self.found['link']}\n", flush=True)
+        if "show" not in self.found:
             return
         if sys.stdout.isatty():
             curl, listing = self.found["curl"], self.found["list"]

@@ -1,6 +1,7 @@
 """What precedes every start of the service: a database of this release's version, the instance key, once the example.
 
-Run by `serve` as a process of its own; says on stdout, as one JSON object, how the example is started.
+Run by `serve` as a process of its own; says on stdout, as one JSON object, how the example is started and, where `--link`
+is given, how one signs in to the dashboard.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 import sys
 from typing import Any
 
-from orqo import apply, callbacks, clock, db, definition, instance, received, triggers, workflows
+from orqo import apply, callbacks, clock, db, definition, instance, people, received, triggers, workflows
 from orqo.cli import guarded
 from orqo.cli.opening import hint, is_loopback
 from orqo.cli.trigger import curl
@@ -21,10 +22,10 @@ EXAMPLE_FILE = PROJECT_DIR / "examples" / "hello.yaml"
 WORKFLOW, TRIGGER = "hello", "example"
 
 
-def prepare(config: Config) -> dict[str, str]:
-    """Make this box ready to serve; the second time it changes nothing.
+def prepare(config: Config, *, link: bool = False) -> dict[str, str]:
+    """Make this box ready to serve; the second time it changes nothing but that `link` makes one more sign-in link.
 
-    Gives `{"curl", "list", "show"}`, commands that work as pasted, or nothing where the example is not there.
+    Gives `{"curl", "list", "show"}`, commands that work as pasted, or nothing where the example is not there; and `link`.
     Raises ConfigError, SchemaMismatch, Unavailable.
     """
     database = Database.open(config.database_url)
@@ -34,7 +35,7 @@ def prepare(config: Config) -> dict[str, str]:
         db.check_version(database)
         key = instance.establish(database, config, now=clock.now())
         _make_example(database, config, key)
-        return _commands(database, config, key)
+        return _commands(database, config, key) | (_sign_in(database, config) if link else {})
     finally:
         database.close()
 
@@ -72,6 +73,11 @@ def _commands(database: Database, config: Config, key: bytes) -> dict[str, str]:
     return {"curl": curl(url), "list": hint(config, "run list"), "show": hint(config, f"trigger show {found['id']}")}
 
 
+def _sign_in(database: Database, config: Config) -> dict[str, str]:
+    with database.transaction() as connection:
+        return {"link": people.link_url(config.base_url, people.make_link(connection, now=clock.now()))}
+
+
 def _example(connection: Any) -> dict[str, Any] | None:
     enabled = (row for row in triggers.list_all(connection, limit=100_000) if row["enabled"])
     return next((row for row in enabled if (row["workflow"], row["name"]) == (WORKFLOW, TRIGGER)), None)
@@ -80,7 +86,7 @@ def _example(connection: Any) -> dict[str, Any] | None:
 def main() -> int:
     """Prepare the box that the environment names."""
     os.umask(0o077)
-    print(json.dumps(prepare(Config.from_environ())))
+    print(json.dumps(prepare(Config.from_environ(), link="--link" in sys.argv[1:])))
     return 0
 
 

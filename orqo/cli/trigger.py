@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, Row
 
 from orqo import callbacks, clock, triggers, workflows
-from orqo.cli import destinations, output
+from orqo.cli import asking, destinations, output
 from orqo.cli.arguments import PROGRAM, Refused, number, verb, verbs
 from orqo.cli.opening import Opened, opened
 
@@ -27,12 +27,14 @@ def add(parser: argparse.ArgumentParser, _word: str) -> None:
     create = verb(commands, "create", _create, "Make a webhook for a workflow and print its URL")
     create.add_argument("workflow", metavar="WORKFLOW")
     create.add_argument("--name", help=f"what it is called (default: {DEFAULT_NAME}, {DEFAULT_NAME}-2 …)")
-    update = verb(commands, "update", _update, "Change a trigger's name or its callbacks")
+    update = verb(commands, "update", _update, "Change a trigger's name, its callbacks, or what it asks of requests (that as a whole)")
     update.add_argument("id", type=number, metavar="ID")
     update.add_argument("--name", help="what it is called from now on")
     for one in (create, update):
         one.add_argument("--callback", type=destinations.destination, action="append", metavar="URL[=EVENTS]", help=destinations.HELP)
+        asking.add(one)
     update.add_argument("--no-callbacks", action="store_true", help="remove the callbacks that were made here")
+    update.add_argument("--no-options", action="store_true", help="ask nothing of requests any more: no signature, no filter, no limits")
     verb(commands, "list", _list, "List the triggers, without their URLs")
     for name, run, purpose in (
         ("show", _show, "Show a trigger with its URL and a command that fires it"),
@@ -50,13 +52,14 @@ def curl(url: str) -> str:
 
 
 def _create(arguments: argparse.Namespace) -> int:
-    now = clock.now()
+    now, asked = clock.now(), asking.options(arguments)
     with opened() as box:
         key = box.key
+        asking.check_secrets(box.config, asked)
         with box.database.transaction() as connection:
             workflow = workflows.named(connection, arguments.workflow)
             name = arguments.name if arguments.name is not None else _free_name(connection, workflow.id)
-            made = triggers.create(connection, workflow_id=workflow.id, name=name, key=key, origin=ORIGIN, now=now)
+            made = triggers.create(connection, workflow_id=workflow.id, name=name, key=key, origin=ORIGIN, now=now, options=asked)
             row = triggers.get(connection, made)
             _set_callbacks(connection, row, arguments.callback or [])
         shown = _with_url(box, row)
@@ -83,14 +86,19 @@ def _set_callbacks(connection: Connection, row: Row[Any], wanted: list[tuple[str
 
 def _update(arguments: argparse.Namespace) -> int:
     replaced = arguments.callback or ([] if arguments.no_callbacks else None)
-    if arguments.name is None and replaced is None:
-        raise Refused("orqo: nothing to change: give --name, --callback or --no-callbacks", status=2)
+    asked = asking.options(arguments) if asking.given(arguments) else {} if arguments.no_options else None
+    if arguments.name is None and replaced is None and asked is None:
+        how = "give --name, --callback, --no-callbacks, --no-options, or what it shall ask (--signature, --filter …)"
+        raise Refused(f"orqo: nothing to change: {how}", status=2)
     with opened() as box, box.database.transaction() as connection:
         row = triggers.get(connection, arguments.id)
         if arguments.name is not None:
             triggers.rename(connection, arguments.id, name=arguments.name)
         if replaced is not None:
             _set_callbacks(connection, row, replaced)
+        if asked is not None:
+            asking.check_secrets(box.config, asked)
+            triggers.set_options(connection, arguments.id, options=asked)
     return _tell(arguments, "is changed")
 
 
@@ -114,7 +122,7 @@ def _show(arguments: argparse.Namespace) -> int:
     if arguments.json:
         output.as_json(shown | {"callbacks": own})
         return 0
-    keys = ("id", "workflow", "name", "kind", "enabled", "origin", "fired_count", "last_fired_at", "created_at")
+    keys = ("id", "workflow", "name", "kind", "enabled", "origin", "options", "fired_count", "last_fired_at", "created_at")
     output.fields({key.replace("_", " "): shown[key] for key in keys})
     for row in own:
         output.say(f"callback {row['id']}: {row['url']} on {' '.join(row['events'])}")

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from orqo import apply, clock, workflows
-from orqo.cli import files, output
+from orqo.cli import asking, files, output
 from orqo.cli.arguments import PROGRAM, Refused, verb, verbs
 from orqo.cli.files import Parsed
 from orqo.cli.opening import Opened, opened
@@ -69,6 +69,8 @@ def _apply(arguments: argparse.Namespace) -> int:
     with opened() as box:
         key = box.key
         with box.database.transaction() as connection:
+            for trigger in (each for one in results if one.definition for each in one.definition.triggers):
+                asking.check_secrets(box.config, trigger.options)
             saved = [_saved(connection, one, key) for one in results]
             deleted = _pruned(connection, folders, keep={one.name for one in saved}) if arguments.prune else []
     if arguments.json:

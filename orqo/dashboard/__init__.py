@@ -5,14 +5,20 @@ install() puts it into the application. Never imported by the API or the command
 
 from __future__ import annotations
 
+import importlib
+
 from flask import Flask
 
-from orqo.dashboard import access, callbacks, deliveries, home, runs, settings, shown, signin, triggers, workflows
+from orqo.dashboard import access, shown
 from orqo.dashboard.blueprint import Desk, blueprint
 from orqo.dashboard.pages import problem_page
 
 __all__ = ["install", "problem_page"]
-PAGES = (signin, home, workflows, triggers, callbacks, runs, deliveries, settings)
+
+# Importing a module of pages is what registers them on the blueprint.
+PAGES = ("signin", "home", "workflows", "triggers", "callbacks", "runs", "deliveries", "settings")
+for name in PAGES:
+    importlib.import_module(f"orqo.dashboard.{name}")
 
 
 def install(app: Flask) -> None:

@@ -20,7 +20,8 @@ PUBLIC, SIGNED_IN = "public", "signed-in"
 PUBLIC_ENDPOINTS = ("static", "sign_in_page", "sign_in", "sign_in_by_link")
 SIGNED_IN_ENDPOINTS = (
     *("home", "home_live", "sign_out"),
-    *("workflow_list", "new_workflow", "create_workflow", "workflow", "edit_workflow", "save_workflow", "switch_workflow", "delete_workflow"),
+    *("workflow_list", "new_workflow", "create_workflow", "workflow", "edit_workflow", "save_workflow"),
+    *("switch_workflow", "delete_workflow"),
     *("workflow_runs", "workflow_runs_live", "run_now", "create_trigger", "switch_trigger", "rotate_trigger", "delete_trigger"),
     *("workflow_callbacks", "add_callback", "remove_callback", "resume_callback", "callback_secret"),
     *("run_list", "run_list_live", "run", "run_live", "stop_run", "run_again", "run_input", "run_output", "stage_output", "stage_stderr"),
@@ -45,7 +46,7 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-COOKIES_HINT = "Reload the page and send the form again; cookies must be allowed, and this box must be opened at {base_url}."
+HINT = "Reload the page and send the form again; cookies must be allowed, and this box must be opened at"
 
 
 def guard() -> Response | None:
@@ -90,8 +91,8 @@ def _turn_away() -> Response:
     if request.method not in SAFE_METHODS or request.path.endswith("/live"):
         raise Unauthorized("You are not signed in, or your session is over. Sign in and try again.")
     asked = request.full_path.rstrip("?")
-    follow = {"next": asked} if asked != "/" and LOCAL_PATH.fullmatch(asked) else {}
-    return redirect(url_for("dashboard.sign_in_page", **follow), 303)  # type: ignore[return-value]
+    follow = asked if asked != "/" and LOCAL_PATH.fullmatch(asked) else None
+    return redirect(url_for("dashboard.sign_in_page", next=follow), 303)  # type: ignore[return-value]
 
 
 def next_path(text: str) -> str:
@@ -127,7 +128,7 @@ def _check_form() -> None:
         raise Forbidden("This form was sent by another site. Nothing was done.")
     sent = request.form.get("csrf", "")
     if not sent.isascii() or not hmac.compare_digest(sent, csrf_token()):
-        raise Forbidden("This form is too old or was not made for you. Nothing was done. " + COOKIES_HINT.format(base_url=site().config.base_url))
+        raise Forbidden(f"This form is too old or was not made for you. Nothing was done. {HINT} {site().config.base_url}.")
 
 
 def _is_own_origin() -> bool:

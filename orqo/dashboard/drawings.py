@@ -6,25 +6,26 @@ at any width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from orqo import clock, flow
+from orqo import clock
 from orqo.dashboard.shown import between_ms, span
 from orqo.definition import Definition, StageDefinition
 from orqo.models import RunStatus
 from orqo.overview import Hour
 
 TICKS_MAX = 5
-STEPS_MS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 15_000, 30_000, 60_000, 120_000, 300_000, 600_000)
-LONG_STEPS_MS = tuple(3_600_000 * hours for hours in (0.5, 1, 2, 6, 12, 24, 48, 168))
+STEPS_MS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 15_000, 30_000)
+LONG_STEPS_MS = tuple(60_000 * minutes for minutes in (1, 2, 5, 10, 30, 60, 120, 360, 720, 1440, 2880, 10_080))
 BAR_MIN_PERCENT = 0.6
 CHART_HEIGHT = 120
 BOX_WIDTH, BOX_HEIGHT, BOX_GAP = 300, 52, 34
 LANE = 22
 TOP = 38
+LABEL_MAX = 20
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,9 @@ def timeline(run: Any, stages: Sequence[Any], now: datetime) -> Timeline:
 
 
 def _ticks(total_ms: float) -> list[tuple[float, str]]:
-    step = next((step for step in (*STEPS_MS, *LONG_STEPS_MS) if total_ms / step <= TICKS_MAX), total_ms)
-    return [(round(number * step / total_ms * 100, 3), span(number * step).replace(".0 s", " s") if number else "0") for number in range(int(total_ms // step) + 1)]
+    step = next((step for step in (*STEPS_MS, *LONG_STEPS_MS) if total_ms / step <= TICKS_MAX), total_ms / 4)
+    numbers = range(int(total_ms // step) + 1)
+    return [(round(each * step / total_ms * 100, 3), span(each * step).replace(".0 s", " s") if each else "0") for each in numbers]
 
 
 # ── runs per hour ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -120,7 +122,7 @@ def _round_up(number: int) -> int:
     """Give the next of 4, 5, 10, 20, 50, 100 …"""
     if number <= 4:
         return 4
-    power = 10 ** (len(str(number)) - 1)
+    power = int(f"1{'0' * (len(str(number)) - 1)}")
     return next(step * power for step in (1, 2, 5, 10) if step * power >= number)
 
 
@@ -138,10 +140,11 @@ class Box:
 
 @dataclass(frozen=True)
 class Arrow:
-    """A way on from a failed stage: an SVG path on the right of the boxes."""
+    """A way that is not the next stage: an SVG path on the right of the boxes. `kind` is route or error."""
 
     path: str
     label: str
+    kind: str
     x: int
     y: int
 
@@ -158,33 +161,43 @@ class Diagram:
 
 
 def diagram(definition: Definition) -> Diagram:
-    """Draw the stages in order and where `on_error` leads."""
+    """Draw the stages in order, and where their outcomes and their failures lead."""
     step = BOX_HEIGHT + BOX_GAP
     boxes = [Box(stage, TOP + index * step, _notes(stage)) for index, stage in enumerate(definition.stages)]
-    routed = [(index, _target(definition, stage, index)) for index, stage in enumerate(definition.stages)]
-    ways = [(index, target) for index, target in routed if target is not None]
-    arrows = [_arrow(boxes, index, target, lane) for lane, (index, target) in enumerate(ways)]
-    width = BOX_WIDTH + 20 + (len(ways) * LANE + 80 if ways else 0)
-    height = TOP + len(boxes) * step + 24
-    return Diagram(boxes, arrows, width, height, _told(definition))
+    ways = [way for index, box in enumerate(boxes) for way in _spread(box, list(_ways(definition, box.stage, index)))]
+    arrows = [_arrow(boxes, *way, lane=lane, lanes=len(ways)) for lane, way in enumerate(ways)]
+    longest = max((len(arrow.label) for arrow in arrows), default=0)
+    width = BOX_WIDTH + 20 + (len(ways) * LANE + 24 + longest * 6 if ways else 0)
+    return Diagram(boxes, arrows, width, TOP + len(boxes) * step + 24, _told(definition))
 
 
-def _target(definition: Definition, stage: StageDefinition, index: int) -> int | None:
-    """Give the index that a failure leads to, one past the last for the end, None where the run then fails."""
+def _ways(definition: Definition, stage: StageDefinition, index: int) -> Iterator[tuple[int, str, str]]:
+    """Give the index that each outcome and a failure lead to (one past the last is the end), the label and the kind."""
+    places = {each.name: number for number, each in enumerate(definition.stages)} | {"end": len(definition.stages)}
+    for label, target in stage.routing.items():
+        if isinstance(target, str) and target in places:
+            yield places[target], label[:LABEL_MAX], "route"
     if stage.on_error == "next":
-        return index + 1
-    target = flow.stage_named(definition, stage.on_error)
-    return definition.stages.index(target) if target else None
+        yield index + 1, "on error", "error"
+    elif stage.on_error in places and stage.on_error != "end":
+        yield places[stage.on_error], "on error", "error"
 
 
-def _arrow(boxes: Sequence[Box], index: int, target: int, lane: int) -> Arrow:
-    right = 10 + BOX_WIDTH
-    start_y = boxes[index].y + BOX_HEIGHT - 14
-    end_y = boxes[target].y + 14 if target < len(boxes) else boxes[-1].y + BOX_HEIGHT + BOX_GAP + 8
-    x = right + 20 + lane * LANE
+def _spread(box: Box, ways: list[tuple[int, str, str]]) -> list[tuple[int, int, str, str]]:
+    """Give the ways from one box the heights at which they begin, so that their labels stand below each other."""
+    step = min(14, (BOX_HEIGHT - 12) // max(len(ways) - 1, 1))
+    first = box.y + BOX_HEIGHT // 2 - step * (len(ways) - 1) // 2
+    return [(first + number * step, *way) for number, way in enumerate(ways)]
+
+
+def _arrow(boxes: Sequence[Box], start_y: int, target: int, label: str, kind: str, *, lane: int, lanes: int) -> Arrow:
+    right, last = 10 + BOX_WIDTH, boxes[-1].y + BOX_HEIGHT
+    end_y = boxes[target].y + 8 + lane % 4 * 5 if target < len(boxes) else last + BOX_GAP + 8
     end_x = right if target < len(boxes) else 10 + BOX_WIDTH // 2 + 14
-    path = f"M{right} {start_y} H{x - 6} Q{x} {start_y} {x} {(start_y * 9 + end_y) / 10:.0f} V{(start_y + end_y * 9) / 10:.0f} Q{x} {end_y} {x - 6} {end_y} H{end_x + 6}"
-    return Arrow(path, "on error", x + 6, (start_y + end_y) // 2 + 4)
+    x, turn = right + 20 + lane * LANE, 8 if end_y > start_y else -8
+    path = f"M{right} {start_y} H{x - 8} Q{x} {start_y} {x} {start_y + turn} V{end_y - turn} Q{x} {end_y} {x - 8} {end_y} H{end_x + 4}"
+    # The labels stand right of all lanes, each at the height where its way begins.
+    return Arrow(path, label, kind, right + 20 + lanes * LANE, start_y + 4)
 
 
 def _notes(stage: StageDefinition) -> str:
@@ -193,15 +206,20 @@ def _notes(stage: StageDefinition) -> str:
         notes.append(f"{stage.retry.attempts} attempts")
     if stage.timeout_s is not None:
         notes.append(f"at most {span(stage.timeout_s * 1000)}")
-    return " · ".join(notes)
+    if stage.when is not None:
+        notes.append("on a condition")
+    started = [target["workflow"] for target in stage.routing.values() if isinstance(target, Mapping)]
+    return " · ".join([*notes, *(f"may start {name}" for name in started)])
 
 
 def _told(definition: Definition) -> str:
     """Say the diagram in words, for those who do not see it."""
     words = []
     for number, stage in enumerate(definition.stages, 1):
+        targets = {label: target if isinstance(target, str) else target["workflow"] for label, target in stage.routing.items()}
+        routes = "".join(f"; {label} leads to {target}" for label, target in targets.items())
         way = {"fail": "", "next": "; on error goes on"}.get(stage.on_error, f"; on error goes to {stage.on_error}")
-        words.append(f"{number}. {stage.name} ({_notes(stage)}{way})")
+        words.append(f"{number}. {stage.name} ({_notes(stage)}{routes}{way})")
     return "Stages in order: " + ", ".join(words)
 
 

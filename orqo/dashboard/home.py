@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from flask import Response, g, render_template
+from sqlalchemy import Connection
 
-from orqo import overview, triggers
+from orqo import listings, overview, triggers
 from orqo.dashboard import drawings
 from orqo.dashboard.blueprint import blueprint, desk
 from orqo.dashboard.pages import common, etag_of, live_answer, page
@@ -42,19 +43,20 @@ def _parts() -> tuple[dict[str, str], int, dict[str, Any]]:
             "dead": overview.deliveries_dead(connection),
             "database_bytes": overview.database_bytes(here.database, connection),
         }
-        hooks = triggers.list_all(connection, limit=1) if not any(hour.total for hour in hours) and not present.running else None
-    day = [hour for hour in hours[-overview.DAY_HOURS :]]
+        first = _first(connection) if not any(hour.total for hour in hours) and not present.running else None
+    day = hours[-overview.DAY_HOURS :]
     values = {"present": present, "chart": drawings.chart(hours), "health": health, "failed_day": sum(h.counts["failed"] for h in day)}
-    values |= {"ended_day": sum(hour.total for hour in day), "is_empty": hooks is not None, **common()}
+    values |= {"ended_day": sum(hour.total for hour in day), **common()}
     parts = {name: render_template(f"parts/home_{name}.html", **values) for name in ("health", "chart", "now")}
-    return parts, BUSY_MS if present.running or present.waiting else CALM_MS, {"is_empty": hooks is not None, "hook": _example(hooks)}
+    return parts, BUSY_MS if present.running or present.waiting else CALM_MS, {"is_empty": first is not None, **(first or {})}
 
 
-def _example(hooks: list[dict[str, Any]] | None) -> dict[str, Any] | None:
-    """Give a webhook to try, for a box on which nothing has run yet."""
+def _first(connection: Connection) -> dict[str, Any]:
+    """Give what to try on a box on which nothing has run yet: a `hook`, else a `workflow`, null where there is none."""
     here = site()
+    rows, _ = listings.workflows(connection)
+    hooks = [row for row in triggers.list_all(connection, limit=20) if row["kind"] == "webhook" and not row["pinned"] and row["enabled"]]
     if not hooks:
-        return None
-    with here.database.read() as connection:
-        url = triggers.url_of(triggers.get(connection, hooks[0]["id"]), here.key, here.config.base_url)
-    return {"workflow": hooks[0]["workflow"], "url": url} if url else None
+        return {"hook": None, "workflow": rows[0]["name"] if rows else None}
+    url = triggers.url_of(triggers.get(connection, hooks[0]["id"]), here.key, here.config.base_url)
+    return {"hook": {"workflow": hooks[0]["workflow"], "url": url}, "workflow": hooks[0]["workflow"]}

@@ -87,7 +87,8 @@ def live_answer(parts: Mapping[str, str], next_ms: int | None) -> Response:
     response = make_response(json.dumps({"parts": dict(parts), "next_ms": next_ms}))
     response.content_type = "application/json"
     response.set_etag(etag_of(parts, next_ms))
-    return response.make_conditional(request)
+    response.make_conditional(request)
+    return response
 
 
 def plain(data: bytes | None, what: str) -> Response:

@@ -71,7 +71,8 @@ def _known(connection: Connection, run_id: int) -> Row[Any]:
 def _told(row: Row[Any]) -> dict[str, Any]:
     """Give what the caller and the trigger said."""
     facts = json.loads(row.trigger_facts)
-    return {"metadata": json.loads(row.metadata), "by": facts.get("by"), "headers": facts.get("headers", {}), "query": facts.get("query", {})}
+    told = {"headers": facts.get("headers", {}), "query": facts.get("query", {})}
+    return {"metadata": json.loads(row.metadata), "by": facts.get("by"), **told}
 
 
 def _parts(connection: Connection, row: Row[Any]) -> tuple[dict[str, str], int | None]:

@@ -11,6 +11,7 @@ from flask import Response, g, make_response, redirect, request, url_for
 from sqlalchemy import Connection, select
 
 from orqo import clock, config, db, people, secretstore, tokens
+from orqo.dashboard import shown
 from orqo.dashboard.blueprint import blueprint
 from orqo.dashboard.pages import done, field, page
 from orqo.errors import Fault, Invalid, NotFound, Problem
@@ -93,9 +94,11 @@ def _chosen_workflows(connection: Connection) -> list[int] | None:
     if field("which", most=10) != "some":
         return None
     chosen = {text for text in request.form.getlist("workflow_ids") if text.isascii() and text.isdigit() and len(text) < 19}
-    ids = [each for each in connection.execute(select(Workflow.id).where(Workflow.deleted_at.is_(None))).scalars() if str(each) in chosen]
+    known = connection.execute(select(Workflow.id).where(Workflow.deleted_at.is_(None))).scalars()
+    ids = [each for each in known if str(each) in chosen]
     if not ids:
-        raise Invalid("The token cannot be made: choose the workflows that it may use.", errors=[Fault("/workflow_ids", "choose at least one")])
+        fault = Fault("/workflow_ids", "choose at least one")
+        raise Invalid("The token cannot be made: choose the workflows that it may use.", errors=[fault])
     return ids
 
 
@@ -181,12 +184,21 @@ def instance() -> Response:
     return page("settings_instance.html", tab="instance", settings=listed, facts=facts, config=here, secrets=names)
 
 
+def _unit(key: str, value: Any) -> str:
+    """Give a setting's value in the unit that its name tells."""
+    if key.endswith("_s"):
+        return shown.span(value * 1000)
+    if key.endswith("_bytes"):
+        return shown.size(value)
+    return str(int(value) if isinstance(value, bool) else value)
+
+
 def _setting(key: str, setting: config.Setting) -> dict[str, Any]:
     value = getattr(site().config, key)
     if setting.secret:
-        shown = "set" if value else "not set"
+        text = "set" if value else "not set"
     elif isinstance(value, tuple):
-        shown = ", ".join(str(each) for each in value)
+        text = ", ".join(_unit(key, each) for each in value)
     else:
-        shown = str(int(value) if isinstance(value, bool) else value)
-    return {"name": setting.name, "value": shown, "meaning": setting.meaning, "secret": setting.secret}
+        text = _unit(key, value)
+    return {"name": setting.name, "value": text, "meaning": setting.meaning, "secret": setting.secret}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from flask import Response, g, make_response, redirect, request, url_for
 
 from orqo import people
@@ -11,6 +13,8 @@ from orqo.dashboard.pages import done, field, page
 from orqo.errors import Gone, NotFound, Problem
 from orqo.people import Credentials
 from orqo.site import site
+
+log = logging.getLogger(__name__)
 
 
 @blueprint.get("/sign-in")
@@ -36,6 +40,7 @@ def sign_in() -> Response:
     try:
         token = people.sign_in_by_password(site().database, given, agent=_agent(), now=g.now)
     except Problem as fault:
+        log.warning("step=sign-in by=password status=refused code=%d", fault.status)
         response = _form(fault, name=given.name)
         response.headers.update(fault.headers)
         return response
@@ -52,6 +57,7 @@ def sign_in_by_link() -> Response:
             site().database, link, wanted if wanted.name or wanted.password else None, agent=_agent(), now=g.now
         )
     except Problem as fault:
+        log.warning("step=sign-in by=link status=refused code=%d", fault.status)
         return _form(fault, link="" if isinstance(fault, Gone) else link, name=wanted.name)
     return _signed_in(token)
 
@@ -62,6 +68,7 @@ def _agent() -> str:
 
 
 def _signed_in(token: str) -> Response:
+    log.info("step=sign-in status=done")
     response = make_response(redirect(access.next_path(request.form.get("next", "")), 303))
     access.set_cookie(response, "orqo_session", token, lasts_s=int(people.SESSION_LASTS.total_seconds()))
     access.drop_cookie(response, "orqo_visit")

@@ -41,7 +41,7 @@ def runs_part(connection: Connection, row: Row[Any] | None) -> tuple[dict[str, s
     status = status if status in list(RunStatus) else ""
     before = whole_number("before")
     found = listings.runs(connection, workflow_id=row.id if row else None, status=status, before=before)
-    html = render_template("parts/runs.html", listed=found, workflow=row, status=status, statuses=list(RunStatus), before=before, **common())
+    html = render_template("parts/runs.html", listed=found, workflow=row, status=status, before=before, **common())
     if before is not None:
         return {"runs": html}, None, found
     return {"runs": html}, BUSY_MS if any(unfinished(each.status) for each in found.rows) else CALM_MS, found

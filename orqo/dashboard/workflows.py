@@ -15,7 +15,7 @@ from orqo.dashboard.blueprint import blueprint
 from orqo.dashboard.pages import done, field, page, whole_number
 from orqo.definition import Definition
 from orqo.errors import Conflict, Fault, Invalid, NotFound, Problem
-from orqo.models import WorkflowVersion
+from orqo.models import Instance, WorkflowVersion
 from orqo.site import check_room, site
 
 SOURCE_MAX = 512 * 1024
@@ -39,12 +39,25 @@ def known(connection: Connection, name: str) -> Row[Any]:
     return row
 
 
+def files_folder(connection: Connection) -> str | None:
+    """Give the folder whose files alone say what workflows are (ORQO_WORKFLOWS), None where workflows are edited here."""
+    return connection.execute(select(Instance.workflows_folder)).scalar()
+
+
+def _check_editable() -> None:
+    with site().database.read() as connection:
+        folder = files_folder(connection)
+    if folder is not None:
+        raise Conflict(f"Workflows come from the files in {folder} (ORQO_WORKFLOWS): change the file there.")
+
+
 @blueprint.get("/workflows")
 def workflow_list() -> Response:
     """List the workflows with their newest runs."""
     with site().database.read() as connection:
         rows, after = listings.workflows(connection, after=request.args.get("after", ""))
-    return page("workflows.html", rows=rows, after=after)
+        folder = files_folder(connection)
+    return page("workflows.html", rows=rows, after=after, folder=folder)
 
 
 @blueprint.get("/workflows/<name>")
@@ -55,11 +68,12 @@ def workflow(name: str) -> Response:
         shown = _version(connection, row, whole_number("version"))
         numbers = select(WorkflowVersion.number, WorkflowVersion.created_at).where(WorkflowVersion.workflow_id == row.id)
         versions = connection.execute(numbers.order_by(WorkflowVersion.number.desc()).limit(VERSIONS_SHOWN)).all()
+        folder = files_folder(connection)
     read = Definition.from_dict(json.loads(shown.definition))
     lines = shown.source.rstrip("\n").split("\n")
     return page(
         "workflow.html", tab="definition", workflow=row, shown=shown, versions=versions,
-        read=read, lines=lines, diagram=drawings.diagram(read),
+        read=read, lines=lines, diagram=drawings.diagram(read), folder=folder,
     )  # fmt: skip
 
 
@@ -78,12 +92,14 @@ def _version(connection: Connection, row: Row[Any], number: int | None) -> Row[A
 @blueprint.get("/new-workflow")
 def new_workflow() -> Response:
     """Show the form for a new workflow. Not below /workflows: there every word may be a workflow's name."""
+    _check_editable()
     return _editor(NEW)
 
 
 @blueprint.post("/workflows")
 def create_workflow() -> Response:
     """Save a new workflow."""
+    _check_editable()
     source = field("source", most=SOURCE_MAX)
     try:
         read = definition.parse(source)
@@ -91,7 +107,7 @@ def create_workflow() -> Response:
         with site().database.transaction() as connection:
             if workflows.find(connection, read.name) is not None:
                 raise _at_name(source, f"there is a workflow {read.name} already; choose another name, or edit that one")
-            saved = apply.apply(connection, read, key=site().key, now=g.now)
+            saved = apply.apply(connection, read, key=site().key, now=g.now, secrets=site().secrets)
     except (Invalid, Conflict) as fault:
         return _editor(source, fault=fault)
     return done("workflow", "created", name=saved.name)
@@ -100,6 +116,7 @@ def create_workflow() -> Response:
 @blueprint.get("/workflows/<name>/edit")
 def edit_workflow(name: str) -> Response:
     """Show the form that changes a workflow."""
+    _check_editable()
     with site().database.read() as connection:
         row = known(connection, name)
         shown = _version(connection, row, None)
@@ -109,6 +126,7 @@ def edit_workflow(name: str) -> Response:
 @blueprint.post("/workflows/<name>/edit")
 def save_workflow(name: str) -> Response:
     """Save a workflow's next version, unless somebody else has meanwhile."""
+    _check_editable()
     source, base = field("source", most=SOURCE_MAX), field("version", most=20)
     with site().database.read() as connection:
         row = known(connection, name)
@@ -131,7 +149,7 @@ def _save(read: Definition, base: str) -> workflows.Saved:
         newest = _version(connection, known(connection, read.name), None)
         if str(newest.number) != base:
             raise Conflict(f"Version {newest.number} was saved while you were editing version {base}. Look at it, then edit again.")
-        return apply.apply(connection, read, key=site().key, now=g.now)
+        return apply.apply(connection, read, key=site().key, now=g.now, secrets=site().secrets)
 
 
 def _at_name(source: str, detail: str) -> Invalid:
@@ -143,8 +161,8 @@ def _at_name(source: str, detail: str) -> Invalid:
 def _editor(source: str, *, row: Row[Any] | None = None, version: int = 0, fault: Problem | None = None) -> Response:
     lines = source.split("\n")
     faults = [(each, lines[each.line - 1] if each.line and each.line <= len(lines) else "") for each in fault.errors] if fault else []
-    status = fault.status if fault else 200
-    return page("workflow_edit.html", code=status, tab="definition", workflow=row, source=source, version=version, fault=fault, faults=faults)
+    values = {"workflow": row, "source": source, "version": version, "fault": fault, "faults": faults}
+    return page("workflow_edit.html", code=fault.status if fault else 200, tab="definition", **values)
 
 
 # ── on, off, gone ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -162,6 +180,7 @@ def switch_workflow(name: str) -> Response:
 @blueprint.post("/workflows/<name>/delete")
 def delete_workflow(name: str) -> Response:
     """Take a workflow away; its runs stay readable."""
+    _check_editable()
     with site().database.transaction() as connection:
         workflows.delete(connection, known(connection, name).id, now=g.now)
     return done("workflow_list", "deleted")

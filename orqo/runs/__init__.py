@@ -4,6 +4,7 @@ Owns the tables runs, stages and idempotency_keys: the only writer of them. Each
 unless it takes a connection.
 """
 
+from orqo.runs import result
 from orqo.runs.accepting import IDEMPOTENCY_HOURS, accept, earlier
 from orqo.runs.claiming import CLAIMS_MAX, any_pending, claim, claim_next, renew
 from orqo.runs.reading import list_all, show, status_of
@@ -15,5 +16,5 @@ __all__ = [
     "CLAIMS_MAX", "IDEMPOTENCY_HOURS", "LEASE_S", "RUNS", "STAGES", "SWEEP_LIMIT",
     "Accepted", "Box", "Claim", "LeaseLost", "NewRun", "Output", "Replay", "StageEnd", "Swept",
     "accept", "any_pending", "claim", "claim_next", "earlier", "finish", "hand_back", "list_all", "record", "record_failure", "renew",
-    "show", "status_of", "stop", "sweep",
+    "result", "show", "status_of", "stop", "sweep",
 ]  # fmt: skip

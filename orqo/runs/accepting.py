@@ -6,12 +6,14 @@ Owns the table idempotency_keys.
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
-from orqo import clock, jsontext
+from orqo import clock, crashpoints, jsontext
 from orqo.errors import Invalid
 from orqo.models import IdempotencyKey, Run, RunStatus, Trigger
+from orqo.runs import concurrency
 from orqo.runs.state import RUNS, Accepted, NewRun, Replay
 
 IDEMPOTENCY_HOURS = 24
@@ -20,13 +22,14 @@ IDEMPOTENCY_HOURS = 24
 def accept(connection: Connection, new: NewRun, *, now: datetime) -> Accepted:
     """Write a pending run, or find the one that the same call made within 24 hours.
 
-    Raises Invalid where an Idempotency-Key comes again with another body. Durable once the caller's transaction commits.
+    Raises Invalid where an Idempotency-Key comes again with another body, Busy where the workflow's concurrency says
+    skip. Durable once the caller's transaction commits.
     """
     known = earlier(connection, new.replay, now=now) if new.replay else None
     if known is not None:
         return Accepted(known, duplicate=True)
     moment = clock.to_text(now)
-    values = {
+    values = concurrency.admit(connection, new, now=now) | {
         "workflow_id": new.workflow_id,
         "version_id": new.version_id,
         "status": RunStatus.PENDING,
@@ -38,14 +41,25 @@ def accept(connection: Connection, new: NewRun, *, now: datetime) -> Accepted:
         "trigger_facts": jsontext.dump(new.trigger_facts),
         "callbacks": jsontext.dump(list(new.callbacks)),
         "created_at": moment,
+        "rerun_of": new.rerun_of,
+        **_parentage(new),
     }
     run_id = connection.execute(insert(RUNS).values(values).returning(RUNS.c.id)).scalar_one()
-    if new.trigger_id is not None:
+    if new.trigger_id is not None and new.rerun_of is None:
         fired = {"fired_count": Trigger.fired_count + 1, "last_fired_at": moment}
         connection.execute(update(Trigger).where(Trigger.id == new.trigger_id).values(fired))
     if new.replay:
         _remember(connection, new.replay, run_id, moment)
+    crashpoints.reach("accept-before-commit")
     return Accepted(run_id)
+
+
+def _parentage(new: NewRun) -> dict[str, Any]:
+    parent = new.parent
+    if parent is None:
+        return {}
+    stage = {"parent_stage": parent.stage, "parent_pass": parent.pass_, "parent_via": parent.via}
+    return {"parent_id": parent.run_id, "depth": parent.depth, **stage}
 
 
 def earlier(connection: Connection, replay: Replay, *, now: datetime) -> int | None:

@@ -13,9 +13,10 @@ from typing import Any
 from sqlalchemy import Connection, Row, exists, func, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
-from orqo import clock, flow
-from orqo.definition import StageDefinition
+from orqo import clock, crashpoints, facts, flow
+from orqo.definition import Definition, StageDefinition
 from orqo.models import Reason, Run, RunStatus, StageStatus
+from orqo.runs import result, waiting
 from orqo.runs.ending import end, end_without_word, stage_rows
 from orqo.runs.state import LEASE_S, RUNS, STAGES, Box, Claim, LeaseLost, Output
 
@@ -30,12 +31,14 @@ def claim(box: Box, *, owner: str, now: datetime) -> Claim | None:
         if not any_pending(connection):
             return None
     with box.database.transaction() as connection:
-        return claim_next(box, connection, owner=owner, now=now)
+        claimed = claim_next(box, connection, owner=owner, now=now)
+        crashpoints.reach("claim-before-commit")
+    return claimed
 
 
 def any_pending(connection: Connection) -> bool:
     """Tell whether a run waits to be claimed."""
-    return bool(connection.execute(select(exists().where(Run.status == RunStatus.PENDING))).scalar())
+    return bool(connection.execute(select(exists().where(Run.status == RunStatus.PENDING, Run.held == 0))).scalar())
 
 
 def claim_next(box: Box, connection: Connection, *, owner: str, now: datetime) -> Claim | None:
@@ -58,26 +61,61 @@ def claim_next(box: Box, connection: Connection, *, owner: str, now: datetime) -
 def _claimed(box: Box, connection: Connection, run: Row[Any], now: datetime) -> Claim | None:
     """Start the stage that a run just taken goes on with; None where the run ended instead."""
     definition = box.definitions.of(connection, run.version_id)
-    # The first claim finds nothing: no stage was ever started.
-    history = stage_rows(connection, run.id) if run.fence > 1 else ()
+    # The first claim finds nothing: no stage was ever started, unless it goes on from where another run was.
+    history = stage_rows(connection, run.id) if run.fence > 1 or run.rerun_of is not None else ()
     current = history[-1] if history and history[-1].finished_at is None else None
-    stage = flow.stage_named(definition, current.name) if current else definition.stages[0]
     if run.stop_requested_at is not None:
         end(box, connection, run, definition, RunStatus.STOPPED, None, Output(None, None), now=now)
         return None
+    if current is None:
+        history, step = _first(box, connection, run, definition, history, now)
+        if isinstance(step, flow.End):
+            _end_unexecuted(box, connection, run, definition, step, history, now)
+            return None
+        stage: StageDefinition | None = step.stage
+    else:
+        stage = flow.stage_named(definition, current.name)
     error = _unclaimable(run, stage, current)
     if error is not None or stage is None:
         end(box, connection, run, definition, RunStatus.FAILED, error, Output(None, None), now=now)
         return None
-    row = _start(connection, run.id, stage, current, history, now)
-    return Claim(run, definition, stage, row, history[:-1] if current else history)
+    waited = current is not None and stage.kind in flow.WAITING_KINDS
+    ended = waiting.ended(box, connection, current.id, now=now) if waited and current else None
+    row = _start(connection, run.id, stage, current, history, now, goes_on=ended is not None)
+    return Claim(run, definition, stage, row, history[:-1] if current else history, ended)
+
+
+def _first(
+    box: Box, connection: Connection, run: Row[Any], definition: Definition, history: tuple[Row[Any], ...], now: datetime
+) -> tuple[tuple[Row[Any], ...], flow.Enter | flow.End]:
+    """Find the first stage whose `when` holds; gives the history with those that were skipped before it."""
+    step = flow.Enter(definition.stages[0])
+    if step.stage.when is None:
+        return history, step
+    skipped, then = flow.past_skipped(definition, step, _roots(box, run, definition, history))
+    return skip(connection, run.id, history, skipped, now), then
+
+
+def _end_unexecuted(
+    box: Box, connection: Connection, run: Row[Any], definition: Definition, step: flow.End, history: Sequence[Row[Any]], now: datetime
+) -> None:
+    """End a run of which no stage was executed."""
+    output = Output(None, None)
+    if step.status == RunStatus.COMPLETED and definition.has_output:
+        step, output = result.of(step, definition.output, _roots(box, run, definition, history), output)
+    end(box, connection, run, definition, step.status, step.error, output, now=now)
+
+
+def _roots(box: Box, run: Row[Any], definition: Definition, history: Sequence[Row[Any]]) -> dict[str, Any]:
+    changes = {"status": RunStatus.RUNNING, "error_reason": None}
+    return facts.roots(run, history, workflow=definition.name, base_url=box.base_url, changes=changes)
 
 
 def _take(box: Box, connection: Connection, owner: str, now: datetime) -> Row[Any] | None:
     reading = box.database.lease_clock(connection)
     # Runs that cost a worker come last: one that kills every worker must not hold up the others.
-    waiting = select(RUNS.c.id).where(RUNS.c.status == RunStatus.PENDING).order_by(RUNS.c.claims, RUNS.c.id)
-    oldest = waiting.limit(1).with_for_update(skip_locked=True)
+    free = select(RUNS.c.id).where(RUNS.c.status == RunStatus.PENDING, RUNS.c.held == 0).order_by(RUNS.c.claims, RUNS.c.id)
+    oldest = free.limit(1).with_for_update(skip_locked=True)
     taken = {
         "status": RunStatus.RUNNING,
         "started_at": func.coalesce(RUNS.c.started_at, clock.to_text(now)),
@@ -104,11 +142,19 @@ def _unclaimable(run: Row[Any], stage: StageDefinition | None, current: Row[Any]
 
 
 def _start(
-    connection: Connection, run_id: int, stage: StageDefinition, current: Row[Any] | None, history: Sequence[Row[Any]], now: datetime
+    connection: Connection,
+    run_id: int,
+    stage: StageDefinition,
+    current: Row[Any] | None,
+    history: Sequence[Row[Any]],
+    now: datetime,
+    *,
+    goes_on: bool,
 ) -> Row[Any]:
-    """Write that a stage is about to be executed: committed before its effect begins."""
+    """Write that a stage is about to be executed: committed before its effect begins. One that `goes_on` after a wait is no new attempt."""
     if current is not None:
-        again = update(STAGES).where(STAGES.c.id == current.id).values(status=StageStatus.RUNNING, attempts=STAGES.c.attempts + 1)
+        attempts = STAGES.c.attempts + int(not goes_on)
+        again = update(STAGES).where(STAGES.c.id == current.id).values(status=StageStatus.RUNNING, attempts=attempts)
         return connection.execute(again.returning(STAGES)).one()
     return enter(connection, run_id, stage, history, StageStatus.RUNNING, now)
 
@@ -127,6 +173,17 @@ def enter(
         "started_at": clock.to_text(now),
     }
     return connection.execute(insert(STAGES).values(values).returning(STAGES)).one()
+
+
+def skip(
+    connection: Connection, run_id: int, history: tuple[Row[Any], ...], skipped: Sequence[flow.Skipped], now: datetime
+) -> tuple[Row[Any], ...]:
+    """Write the stages that were passed over; gives the history with them."""
+    for each in skipped:
+        row = enter(connection, run_id, each.stage, history, StageStatus.SKIPPED, now)
+        told = update(STAGES).where(STAGES.c.id == row.id).values(finished_at=row.started_at, note=each.reason)
+        history = (*history, connection.execute(told.returning(STAGES)).one())
+    return history
 
 
 def renew(box: Box, claim: Claim, *, elapsed_ms: int) -> bool:

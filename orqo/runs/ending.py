@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, select, update
+from sqlalchemy import Connection, Row, delete, func, select, update
 
 from orqo import callbacks, clock, facts, flow
 from orqo.definition import Definition
-from orqo.models import TERMINAL, Reason, RunStatus, StageStatus
-from orqo.runs.state import NO_LEASE, RUNS, STAGES, Box, LeaseLost, Output
+from orqo.models import TERMINAL, Reason, RunStatus, StageStatus, WaitStatus
+from orqo.runs import concurrency
+from orqo.runs.state import NO_LEASE, RUNS, STAGES, WAITS, Box, LeaseLost, Output
 
 
 def end(
@@ -35,6 +36,7 @@ def end(
         "status": status,
         "finished_at": clock.to_text(now),
         "wake_at": None,
+        "held": 0,
         "output": output.data,
         "output_kind": output.kind,
         "output_truncated": int(output.truncated),
@@ -48,6 +50,8 @@ def end(
     if stages is None:
         stages = stage_rows(connection, run.id)
         _end_open_stage(connection, run.id, status, error, now)
+    _end_waits(box, connection, run, definition, status, now=now)
+    concurrency.let_go(connection, run)
     return tell(box, connection, str(status), run, definition, changes, output, stages, stage=error.stage if error else None, now=now)
 
 
@@ -56,6 +60,41 @@ def end_without_word(connection: Connection, run: Row[Any], now: datetime) -> No
     error = {"error_reason": Reason.FAULT, "error_detail": "A fault of the service's own; its log beside this time says which."}
     ended = NO_LEASE | {"status": RunStatus.FAILED, "finished_at": clock.to_text(now)} | error
     connection.execute(update(RUNS).where(RUNS.c.id == run.id).values(ended))
+    wake_parent(connection, run, now)
+    concurrency.let_go(connection, run)
+
+
+def _end_waits(box: Box, connection: Connection, run: Row[Any], definition: Definition, status: RunStatus, *, now: datetime) -> None:
+    """End what waits for this run or within it: the parent goes on, and a stopped run's children are stopped."""
+    still_open = (WAITS.c.run_id == run.id, WAITS.c.status == WaitStatus.OPEN)
+    if any(stage.kind in flow.WAITING_KINDS for stage in definition.stages):
+        connection.execute(update(WAITS).where(*still_open).values(status=WaitStatus.CLOSED))
+    if status == RunStatus.STOPPED:
+        stop_unfinished(box, connection, RUNS.c.parent_id == run.id, now=now)
+    wake_parent(connection, run, now)
+
+
+def wake_parent(connection: Connection, run: Row[Any], now: datetime) -> None:
+    """Answer the stage that waits for this run; a parent that a worker holds finds the answer itself."""
+    if run.parent_id is None:
+        return
+    waiting = (WAITS.c.child_id == run.id, WAITS.c.status == WaitStatus.OPEN)
+    answered = {"status": WaitStatus.ANSWERED, "answered_at": clock.to_text(now)}
+    if connection.execute(update(WAITS).where(*waiting).values(answered)).rowcount:
+        parent = (RUNS.c.id == run.parent_id, RUNS.c.status == RunStatus.WAITING)
+        connection.execute(update(RUNS).where(*parent).values(status=RunStatus.PENDING, wake_at=None))
+
+
+def stop_unfinished(box: Box, connection: Connection, which: Any, *, now: datetime) -> None:
+    """Stop runs: those that no worker has at once, with their own children, the others by asking their workers."""
+    unfinished = select(RUNS).where(which, RUNS.c.status.not_in(TERMINAL)).order_by(RUNS.c.id)
+    for run in connection.execute(unfinished).all():
+        if run.status == RunStatus.RUNNING:
+            asked = func.coalesce(RUNS.c.stop_requested_at, clock.to_text(now))
+            connection.execute(update(RUNS).where(RUNS.c.id == run.id).values(stop_requested_at=asked))
+        else:
+            definition = box.definitions.of(connection, run.version_id)
+            end(box, connection, run, definition, RunStatus.STOPPED, None, Output(None, None), now=now)
 
 
 def _end_open_stage(connection: Connection, run_id: int, status: RunStatus, error: flow.RunError | None, now: datetime) -> None:
@@ -79,9 +118,10 @@ def tell(
     stages: Sequence[Row[Any]],
     *,
     stage: str | None,
+    wait: Mapping[str, Any] | None = None,
     now: datetime,
 ) -> int:
-    """Record an event of a run for its callbacks."""
+    """Record an event of a run for its callbacks; `wait` is what the event `waiting` tells besides."""
     shown = dict(run._mapping) | dict(changes)
     error = {key: shown[f"error_{key}"] for key in ("reason", "detail", "stage")} if shown["error_reason"] else None
     told = {key: shown[key] for key in ("id", "workflow_id", "status", "trigger_id", "created_at", "started_at", "finished_at")}
@@ -89,10 +129,14 @@ def tell(
     event = callbacks.Event(
         name=name,
         run=told,
-        roots=lambda: facts.roots(run, stages, workflow=definition.name, base_url=box.base_url, changes=changes),
+        roots=lambda: {
+            **facts.roots(run, stages, workflow=definition.name, base_url=box.base_url, changes=changes),
+            "wait": wait or {},
+        },
         output=output.data,
         output_kind=output.kind,
         stage=stage,
+        wait=wait,
         requested=json.loads(run.callbacks),
     )
     return callbacks.record(connection, event, now=now)

@@ -5,26 +5,37 @@ Every write names the claim's fencing token; a worker whose lease is lost writes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Row, case, update
 
-from orqo import clock, flow, jsontext
+from orqo import clock, crashpoints, flow, jsontext
 from orqo.definition import StageDefinition
 from orqo.models import RunStatus, StageStatus
-from orqo.runs.claiming import claim_next, enter
+from orqo.runs import waiting
+from orqo.runs.claiming import claim_next, enter, skip
 from orqo.runs.ending import end as end_run
 from orqo.runs.ending import tell
 from orqo.runs.state import LEASE_S, NO_LEASE, RUNS, STAGES, Box, Claim, LeaseLost, Output, StageEnd
 
 
 def record(
-    box: Box, claim: Claim, end: StageEnd, following: StageDefinition, *, go_on: bool, elapsed_ms: int, now: datetime
+    box: Box,
+    claim: Claim,
+    end: StageEnd,
+    following: StageDefinition,
+    *,
+    skipped: Sequence[flow.Skipped] = (),
+    go_on: bool,
+    elapsed_ms: int,
+    now: datetime,
 ) -> Claim | None:
-    """Write a stage's end and the start of the next, one commit; gives the claim on that next stage.
+    """Write a stage's end, what is skipped after it and the start of the next, one commit; gives the claim on that next stage.
 
     Without `go_on`, and where a stop was asked for, the run is handed back instead, the next stage pending, and the answer
     is None: the next claim stops it. LeaseLost where the lease is gone.
@@ -32,7 +43,7 @@ def record(
     with box.database.transaction() as connection:
         go_on = not _change(connection, claim, {"wake_at": None}) and go_on
         ended = _record_end(box, connection, claim, end, now=now)
-        history = (*claim.history, ended)
+        history = skip(connection, claim.run.id, (*claim.history, ended), skipped, now)
         status = StageStatus.RUNNING if go_on else StageStatus.PENDING
         row = enter(connection, claim.run.id, following, history, status, now)
         changes: dict[str, Any] = {"running_ms": claim.run.running_ms + elapsed_ms, "claims": 1}
@@ -41,7 +52,9 @@ def record(
         else:
             changes |= NO_LEASE | {"status": RunStatus.PENDING, "claims": 0}
         _change(connection, claim, changes)
-    return replace(claim, stage=following, stage_row=row, history=history) if go_on else None
+        crashpoints.reach("record-before-commit")
+    crashpoints.reach("result-recorded")
+    return replace(claim, stage=following, stage_row=row, history=history, ended=None) if go_on else None
 
 
 def record_failure(box: Box, claim: Claim, end: StageEnd, *, wait_s: float | None, elapsed_ms: int, now: datetime) -> Claim | None:
@@ -50,7 +63,7 @@ def record_failure(box: Box, claim: Claim, end: StageEnd, *, wait_s: float | Non
     A waiting run holds no worker: the sweep makes it pending when its time has come.
     """
     with box.database.transaction() as connection:
-        failed = _end_columns(end) | {"failures": STAGES.c.failures + 1}
+        failed = _end_columns(claim, end) | {"failures": STAGES.c.failures + 1}
         if wait_s is None:
             failed |= {"status": StageStatus.RUNNING, "attempts": STAGES.c.attempts + 1}
             changes: dict[str, Any] = {"lease_until": box.database.lease_clock(connection).seconds + LEASE_S}
@@ -61,7 +74,9 @@ def record_failure(box: Box, claim: Claim, end: StageEnd, *, wait_s: float | Non
             changes = NO_LEASE | {"status": RunStatus.WAITING, "wake_at": wake_at, "claims": 0}
         _change(connection, claim, changes | {"running_ms": claim.run.running_ms + elapsed_ms})
         row = connection.execute(update(STAGES).where(STAGES.c.id == claim.stage_row.id).values(failed).returning(STAGES)).one()
-    return replace(claim, stage_row=row) if wait_s is None else None
+        if claim.stage.kind in flow.WAITING_KINDS:
+            waiting.used(connection, claim, ended=False)
+    return replace(claim, stage_row=row, ended=None) if wait_s is None else None
 
 
 def hand_back(box: Box, claim: Claim, *, elapsed_ms: int) -> None:
@@ -79,6 +94,7 @@ def finish(
     verdict: flow.End,
     output: Output,
     *,
+    skipped: Sequence[flow.Skipped] = (),
     elapsed_ms: int,
     next_owner: str | None,
     now: datetime,
@@ -91,9 +107,10 @@ def finish(
         run = claim.run
         _change(connection, claim, {"running_ms": run.running_ms + elapsed_ms, "wake_at": None})
         ended = _record_end(box, connection, claim, end, stopped=verdict.status == RunStatus.STOPPED, now=now)
-        rows = (*claim.history, ended)
+        rows = skip(connection, run.id, (*claim.history, ended), skipped, now)
         told = end_run(box, connection, run, claim.definition, verdict.status, verdict.error, output, stages=rows, now=now)
         following = claim_next(box, connection, owner=next_owner, now=now) if next_owner else None
+        crashpoints.reach("finish-before-commit")
     return told, following
 
 
@@ -109,7 +126,8 @@ def _change(connection: Connection, claim: Claim, changes: Mapping[str, Any]) ->
     return row.stop_requested_at is not None
 
 
-def _end_columns(end: StageEnd) -> dict[str, Any]:
+def _end_columns(claim: Claim, end: StageEnd) -> dict[str, Any]:
+    used = Counter(json.loads(claim.stage_row.usage or "{}")) + Counter(end.usage or {})
     return {
         "output": end.output,
         "output_kind": end.output_kind,
@@ -120,14 +138,18 @@ def _end_columns(end: StageEnd) -> dict[str, Any]:
         "exit_code": end.exit_code,
         "stderr": end.stderr,
         "response": jsontext.dump(end.response) if end.response is not None else None,
+        "usage": jsontext.dump(used) if used else None,
+        "note": end.note,
     }
 
 
 def _record_end(box: Box, connection: Connection, claim: Claim, end: StageEnd, *, stopped: bool = False, now: datetime) -> Row[Any]:
     """Write a stage's end; the caller has written to the run under the claim's fence before."""
     failed = end.error_reason is not None
+    if claim.stage.kind in flow.WAITING_KINDS:
+        waiting.used(connection, claim, ended=True)
     status = StageStatus.STOPPED if stopped else StageStatus.FAILED if failed else StageStatus.COMPLETED
-    columns = _end_columns(end) | {"status": status, "finished_at": clock.to_text(now)}
+    columns = _end_columns(claim, end) | {"status": status, "finished_at": clock.to_text(now)}
     if failed:
         columns["failures"] = STAGES.c.failures + 1
     row = connection.execute(update(STAGES).where(STAGES.c.id == claim.stage_row.id).values(columns).returning(STAGES)).one()

@@ -13,13 +13,14 @@ from sqlalchemy import Row, Table
 
 from orqo.db import Database
 from orqo.definition import Definition, StageDefinition
-from orqo.models import Run, RunStatus, Stage
+from orqo.models import Run, RunStatus, Stage, Wait
 from orqo.workflows import Definitions
 
 LEASE_S = 30.0
 NO_LEASE: dict[str, Any] = {"lease_owner": None, "lease_boot": None, "lease_until": None}
 RUNS = cast(Table, Run.__table__)
 STAGES = cast(Table, Stage.__table__)
+WAITS = cast(Table, Wait.__table__)
 
 
 class LeaseLost(Exception):
@@ -36,6 +37,17 @@ class Replay:
 
 
 @dataclass(frozen=True)
+class Parent:
+    """The stage execution that starts a run: as its own work, or by `routing`. `depth` is the new run's."""
+
+    run_id: int
+    stage: str
+    pass_: int
+    via: str
+    depth: int
+
+
+@dataclass(frozen=True)
 class NewRun:
     """What is accepted. `callbacks` are the request's own, as `callbacks.requested` gives them."""
 
@@ -49,6 +61,8 @@ class NewRun:
     trigger_facts: Mapping[str, Any] = field(default_factory=dict)
     callbacks: Sequence[Mapping[str, Any]] = ()
     replay: Replay | None = None
+    rerun_of: int | None = None
+    parent: Parent | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +86,19 @@ class StageEnd:
     exit_code: int | None = None
     stderr: bytes | None = None
     response: Mapping[str, Any] | None = None
+    usage: Mapping[str, int] | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class WaitEnd:
+    """What ended a stage's wait: `completed`, `failed` or `stopped` by an answer or a child's end, or `timed_out`."""
+
+    status: str
+    output: Any = None
+    truncated: bool = False
+    outcome: str | None = None
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -85,22 +112,27 @@ class Output:
 
 @dataclass(frozen=True)
 class Box:
-    """What the state machine knows of this box."""
+    """What the state machine knows of this box. Without its `key` no wait can be opened, and no token of one be told."""
 
     database: Database
     definitions: Definitions
     base_url: str
+    key: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What a worker holds: a running run, its definition, the stage execution to work on and those before it."""
+    """What a worker holds: a running run, its definition, the stage execution to work on and those before it.
+
+    `ended` is what ended the stage's wait, where it has waited.
+    """
 
     run: Row[Any]
     definition: Definition
     stage: StageDefinition
     stage_row: Row[Any]
     history: tuple[Row[Any], ...]
+    ended: WaitEnd | None = None
 
     @property
     def fence(self) -> tuple[Any, ...]:

@@ -11,9 +11,9 @@ from sqlalchemy import Connection, Row, func, select, update
 
 from orqo import clock, leases
 from orqo.errors import Conflict, NotFound
-from orqo.models import RunStatus
-from orqo.runs.ending import end
-from orqo.runs.state import NO_LEASE, RUNS, Box, Output
+from orqo.models import RunStatus, WaitStatus
+from orqo.runs.ending import end, wake_parent
+from orqo.runs.state import NO_LEASE, RUNS, WAITS, Box, Output
 
 SWEEP_LIMIT = 200
 
@@ -51,16 +51,19 @@ def sweep(box: Box, *, stale_s: float, now: datetime) -> Swept:
     with box.database.read() as connection:
         lost = _lost(box, connection)
         due = _due(connection, now)
-        pending = select(RUNS.c.created_at).where(RUNS.c.status == RunStatus.PENDING).order_by(RUNS.c.id).limit(1)
+        healed = _unheard(connection)
+        pending = select(RUNS.c.created_at).where(RUNS.c.status == RunStatus.PENDING, RUNS.c.held == 0).order_by(RUNS.c.id).limit(1)
         oldest = connection.execute(pending).scalar()
-    if lost or due:
+    if lost or due or healed:
         with box.database.transaction() as connection:
             for run in lost:
                 _take_back(box, connection, run, now=now)
+            for run in healed:
+                wake_parent(connection, run, now)
             over = (RUNS.c.id.in_(due), RUNS.c.status == RunStatus.WAITING)
             connection.execute(update(RUNS).where(*over).values(status=RunStatus.PENDING, wake_at=None))
     stale = oldest is not None and oldest < clock.to_text(now - timedelta(seconds=stale_s))
-    return Swept(len(lost), len(due), stale or bool(lost or due))
+    return Swept(len(lost), len(due), stale or bool(lost or due or healed))
 
 
 def _lost(box: Box, connection: Connection) -> list[Row[Any]]:
@@ -68,6 +71,12 @@ def _lost(box: Box, connection: Connection) -> list[Row[Any]]:
     reading = box.database.lease_clock(connection)
     rows = connection.execute(select(RUNS).where(RUNS.c.status == RunStatus.RUNNING).order_by(RUNS.c.id).limit(SWEEP_LIMIT)).all()
     return [row for row in rows if row.lease_boot != reading.boot or row.lease_until <= reading.seconds or leases.is_gone(row.lease_owner)]
+
+
+def _unheard(connection: Connection) -> list[Row[Any]]:
+    """Give the ended runs whose parent still waits for them: their end ought to have told it."""
+    waiting = select(RUNS).join(WAITS, WAITS.c.child_id == RUNS.c.id).where(WAITS.c.status == WaitStatus.OPEN)
+    return list(connection.execute(waiting.where(WAITS.c.child_id.is_not(None), RUNS.c.finished_at.is_not(None)).limit(SWEEP_LIMIT)))
 
 
 def _due(connection: Connection, now: datetime) -> list[int]:

@@ -7,13 +7,13 @@ sent again. Sending, the address rule and the limits are outbound's. Redirects a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
 
 from orqo import clock, flow, jsontext, lookup
 from orqo.outbound import Answer, Failure, retry_after_s
-from orqo.stages.context import Context, cancelled, timed_out
+from orqo.stages.context import Context, Why, cancelled, timed_out
 from orqo.stages.result import Completed, Failed, Result, as_text
 
 # A server that says one of these has not done what it was asked; the others leave it open, so a write is not sent again.
@@ -26,7 +26,7 @@ JSON_TYPE = re.compile(r"[\w.-]+/([\w.-]+\+)?json", re.IGNORECASE)
 
 def execute(context: Context) -> Result:
     """Send the request of the stage and judge the answer."""
-    spec, why = context.stage.spec, _Why(context.cancelled)
+    spec, why = context.stage.spec, Why(context.cancelled)
     headers, body = _content(spec, context.roots)
     answer = context.client.send(
         method=_method(spec),
@@ -45,18 +45,6 @@ def is_expected(status: int, expect: Any) -> bool:
     """Say whether a status fits `2xx`, `200` or a list of those."""
     patterns = expect if isinstance(expect, list) else [expect]
     return any(re.fullmatch(str(pattern).lower().replace("x", r"\d"), str(status)) for pattern in patterns)
-
-
-class _Why:
-    """Remember why the stage was cancelled: outbound only asks whether it was."""
-
-    def __init__(self, ask: Callable[[], str | None]) -> None:
-        self._ask = ask
-        self.reason = ""
-
-    def __call__(self) -> bool:
-        self.reason = self._ask() or ""
-        return bool(self.reason)
 
 
 def _method(spec: Mapping[str, Any]) -> str:
@@ -98,7 +86,7 @@ def _texts(value: Any) -> Iterator[str]:
             yield item if isinstance(item, str) else jsontext.dump(item)
 
 
-def _failed(context: Context, failure: Failure, why: _Why) -> Failed:
+def _failed(context: Context, failure: Failure, why: Why) -> Failed:
     if failure.reason == "cancelled":
         return cancelled(why.reason)
     repeats = flow.repeatable(context.stage)

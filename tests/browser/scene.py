@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -15,15 +14,31 @@ from typing import Any
 
 import requests
 from playwright.sync_api import Browser, Page, Playwright
-from support import Service, TestBox, free_port, wait_for
 
 from bench import fill
 from orqo import clock, db, instance, people, triggers, valkey, workflows
 from orqo.config import Config
 from orqo.queue import Bell
+from support import Service, TestBox, free_port, wait_for
 
 CHROMIUM = next(filter(None, (shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome"))), None)
 ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync")
+TRIAGE = """name: triage
+description: Sorts what comes in
+stages:
+  - name: read
+    command: [echo, "${input.subject?}"]
+  - name: judge
+    stub: {outcome: needs_work}
+    outcomes: [approved, needs_work, spam]
+    routing: {needs_work: rework, spam: end}
+  - name: publish
+    stub: {}
+    on_error: next
+  - name: rework
+    stub: {}
+    on_error: read
+"""
 HELLO = """name: hello
 description: Greets whoever is named in the input
 stages:
@@ -137,7 +152,7 @@ def sign_in(page: Page, box: TestBox) -> None:
 def live_in(made: Service) -> dict[str, int]:
     """Fill a box with a past and a present; gives the ids of runs worth looking at."""
     box = made.box
-    for source in (RELEASE.replace("BASE", made.url), SLOW, FLAKY):
+    for source in (TRIAGE, RELEASE.replace("BASE", made.url), SLOW, FLAKY):
         box.apply(source)
     hooks = {name: box.hook("release", name) for name in ("github", "cron")} | {"hello": box.hook("hello", "example")}
     _past(box)
@@ -151,8 +166,8 @@ def live_in(made: Service) -> dict[str, int]:
     wait_for(lambda: all(box.run(each)["finished_at"] for each in ids.values()))
     ids["running"] = fire(made, box.hook("nightly-import", "nightly"), {"since": "2026-01-01"})
     wait_for(lambda: len(box.run(ids["running"])["stages"]) == 2)
-    with contextlib.suppress(AssertionError):
-        wait_for(lambda: box.rows("SELECT 1 FROM requests"), within_s=3)
+    arrived = wait_for(lambda: box.rows("SELECT id FROM requests WHERE endpoint = 'callback'"), what="a callback that arrived")
+    ids["received"] = arrived[0]["id"]
     box.token("trigger", "read")
     box.token("read", expires_at=clock.now() + timedelta(days=30))
     return ids
@@ -174,4 +189,5 @@ def _past(box: TestBox) -> None:
     assert path is not None
     for seed, (name, count) in enumerate((("hello", 260), ("release", 120), ("sync-crm", 60))):
         workflow = {"id": rows[name].id, "version_id": rows[name].version_id, "trigger_id": hooks.get(name), "stages": ["step"]}
-        fill.history(path, workflow, runs=count, stages=1, now=clock.now() - timedelta(minutes=9), over=timedelta(hours=47), seed=seed, uneven=True)
+        options = {"now": clock.now() - timedelta(minutes=9), "over": timedelta(hours=47), "seed": seed, "uneven": True}
+        fill.history(path, workflow, runs=count, stages=1, **options)

@@ -8,11 +8,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-if __package__ in (None, ""):
-    sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
+if __name__ == "__main__":
+    # Run as a program, it finds what pytest finds by itself.
+    sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[:3]]
 
 import scene
 from playwright.sync_api import Browser, Page, sync_playwright
+
 from support import Service
 
 LOOKS = {
@@ -20,7 +22,8 @@ LOOKS = {
     "dark": {"viewport": {"width": 1280, "height": 860}, "color_scheme": "dark"},
     "phone": {"viewport": {"width": 390, "height": 844}, "color_scheme": "light", "device_scale_factor": 2},
 }
-IN_README = {"home": "dashboard-home.png", "run-completed": "dashboard-run.png"}
+FAULTY = "name: My Workflow\nstages:\n  - name: a\n    comand: [echo, hi]\n  - name: b\n    stub: {outpt: 1}\n"
+IN_README = {"home": "dashboard-home.png", "run-detour": "dashboard-run.png"}
 
 
 def pages(ids: dict[str, int]) -> dict[str, str]:
@@ -29,6 +32,7 @@ def pages(ids: dict[str, int]) -> dict[str, str]:
         "home": "/",
         "workflows": "/workflows",
         "workflow-definition": "/workflows/release",
+        "workflow-routing": "/workflows/triage",
         "workflow-edit": "/workflows/release/edit",
         "workflow-runs": "/workflows/release/runs",
         "workflow-callbacks": "/workflows/release/callbacks",
@@ -41,7 +45,7 @@ def pages(ids: dict[str, int]) -> dict[str, str]:
         "deliveries": "/deliveries",
         "delivery": "/deliveries/1",
         "received": "/received",
-        "received-one": "/received/1",
+        "received-one": f"/received/{ids['received']}",
         "settings-tokens": "/settings/tokens",
         "settings-people": "/settings/people",
         "settings-instance": "/settings/instance",
@@ -101,7 +105,7 @@ def _special(browser: Browser, made: Service, folder: Path) -> None:
     page.screenshot(path=folder / "sign-in-link.png")
     page.get_by_role("button", name="Sign in").click()
     page.goto(made.url + "/new-workflow")
-    page.get_by_label("Workflow file").fill("name: My Workflow\nstages:\n  - name: a\n    comand: [echo, hi]\n  - name: b\n    stub: {outpt: 1}\n")
+    page.get_by_label("Workflow file").fill(FAULTY)
     page.get_by_role("button", name="Create").click()
     page.screenshot(path=folder / "workflow-faults.png", full_page=True)
     page.goto(made.url + "/settings/tokens")

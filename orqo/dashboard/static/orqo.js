@@ -43,10 +43,11 @@ function follow(region) {
   plan();
 }
 
-// What is open stays open, and the keyboard stays where it is.
+// What somebody opened or closed stays so, and the keyboard stays where it is. What is open by itself has data-open.
 function replace(part, html) {
   if (!part) return;
-  const states = new Map([...part.querySelectorAll("details[id]")].map((each) => [each.id, each.open]));
+  const changed = [...part.querySelectorAll("details[id]")].filter((each) => each.open !== ("open" in each.dataset));
+  const states = new Map(changed.map((each) => [each.id, each.open]));
   const focused = part.contains(document.activeElement) ? address(part, document.activeElement) : null;
   const fresh = document.createElement("template");
   fresh.innerHTML = html;
