@@ -61,7 +61,7 @@ def _site(config: Config, database: db.Database) -> Site:
     return Site(
         config=config,
         database=database,
-        box=runs.Box(database, Definitions(), config.base_url),
+        box=runs.Box(database, Definitions(), config.base_url, key),
         bell=Bell.of(config, key),
         key=key,
         secrets=SecretStore.from_config(config),

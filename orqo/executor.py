@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from orqo import clock, crashpoints, facts, flow, masking, outbound, runs, stages
+from orqo import clock, crashpoints, facts, flow, masking, outbound, pauses, runs, stages
 from orqo.config import Config
 from orqo.definition import StageDefinition
 from orqo.errors import Unavailable
@@ -140,6 +140,8 @@ def _stages(worker: Worker, held: Held, *, until: float) -> runs.Claim | None:
             return None
         began = time.monotonic()
         result, roots = _execute(worker, held)
+        if result is None:
+            return None
         log.info(
             "step=stage run=%s stage=%s status=%s ms=%d",
             claim.run.id,
@@ -156,8 +158,8 @@ def _stages(worker: Worker, held: Held, *, until: float) -> runs.Claim | None:
 # ── one stage ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _execute(worker: Worker, held: Held) -> tuple[stages.Result, dict[str, Any]]:
-    """Execute the claim's stage; gives its result and the roots that it saw."""
+def _execute(worker: Worker, held: Held) -> tuple[stages.Completed | stages.Failed | None, dict[str, Any]]:
+    """Execute the claim's stage; gives its result, None where the run waits now, and the roots that it saw."""
     claim = held.claim
     changes = {"status": RunStatus.RUNNING, "error_reason": None}
     roots = facts.roots(claim.run, claim.history, workflow=claim.definition.name, base_url=worker.box.base_url, changes=changes)
@@ -177,11 +179,14 @@ def _execute(worker: Worker, held: Held) -> tuple[stages.Result, dict[str, Any]]
         cancelled=lambda: _why_end(worker, held),
         stage_user=worker.config.stage_user,
         client=worker.client,
+        resumed=stages.Resumed(**vars(claim.ended)) if claim.ended else None,
         models=stages.ModelServer(worker.config.llm_base_url, worker.config.llm_api_key),
     )
     crashpoints.reach("stage-started")
     result = stages.execute(context)
     crashpoints.reach("effect-done")
+    if isinstance(result, stages.Wait | stages.Child):
+        return pauses.settle(worker.box, worker.bell, context, claim, result, elapsed_ms=lambda: held.elapsed_ms), roots
     return result, roots
 
 
@@ -210,7 +215,7 @@ def make_run_dir(config: Config, run_id: int, stage: StageDefinition) -> Path:
     return path
 
 
-def _record(worker: Worker, held: Held, result: stages.Result, roots: dict[str, Any], *, until: float) -> runs.Claim | None:
+def _record(worker: Worker, held: Held, result: stages.Completed | stages.Failed, roots: dict[str, Any], *, until: float) -> runs.Claim | None:
     """Record a stage's result and what follows from it; gives the claim to go on with, None where there is none."""
     claim = held.claim
     end = masking.stage_end(worker.secrets, result)

@@ -10,6 +10,7 @@ from typing import Any
 
 from orqo import jsontext, runs, stages
 from orqo.secretstore import SecretStore
+from orqo.stages.process import STDERR_MAX_BYTES
 
 
 def stage_end(secrets: SecretStore, result: stages.Completed | stages.Failed) -> runs.StageEnd:
@@ -23,7 +24,7 @@ def stage_end(secrets: SecretStore, result: stages.Completed | stages.Failed) ->
         error_reason=result.reason if isinstance(result, stages.Failed) else None,
         error_detail=secrets.mask(result.detail) if isinstance(result, stages.Failed) else None,
         exit_code=result.exit_code,
-        stderr=secrets.mask_bytes(result.stderr) if result.stderr or failed else None,
+        stderr=_stderr(secrets, result.stderr) if result.stderr or failed else None,
         response=None if result.response is None else masked(secrets, result.response),
         usage=result.usage,
         note=None if isinstance(result, stages.Failed) else result.note,
@@ -33,9 +34,18 @@ def stage_end(secrets: SecretStore, result: stages.Completed | stages.Failed) ->
 def _output(secrets: SecretStore, result: stages.Completed | stages.Failed) -> bytes:
     """Mask an output; JSON value by value, so that it stays JSON."""
     data = secrets.mask_bytes(result.output)
+    if result.truncated:
+        # Cut output is text or bytes, never JSON.
+        return secrets.mask_last(data)
     if data == result.output or result.output_kind != "json":
         return data
     return jsontext.dump(masked(secrets, json.loads(result.output))).encode()
+
+
+def _stderr(secrets: SecretStore, data: bytes) -> bytes:
+    """Mask what a command wrote on stderr, of which only the end was kept."""
+    shown = secrets.mask_bytes(data)
+    return secrets.mask_first(shown) if len(data) >= STDERR_MAX_BYTES else shown
 
 
 def masked(secrets: SecretStore, value: Any) -> Any:

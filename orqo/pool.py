@@ -158,7 +158,7 @@ def _work(config: Config, key: bytes, secrets: SecretStore) -> None:
     descendants.become_subreaper()
     bell = Bell.of(config, key)
     worker = executor.Worker(
-        box=_box(config),
+        box=_box(config, key),
         config=config,
         bell=bell,
         client=_client(config),
@@ -183,7 +183,7 @@ def _dispatch(config: Config, key: bytes, secrets: SecretStore) -> None:
     signal.signal(signal.SIGINT, lambda *_: stopping.set())
     dispatcher.loop(
         dispatcher.Dispatcher(
-            box=_box(config),
+            box=_box(config, key),
             bell=Bell.of(config, key),
             sender=deliveries.Sender(_client(config), secrets, key),
             schedule_s=config.callback_retries_s,
@@ -193,8 +193,8 @@ def _dispatch(config: Config, key: bytes, secrets: SecretStore) -> None:
     )
 
 
-def _box(config: Config) -> runs.Box:
-    return runs.Box(db.Database.open(config.database_url), Definitions(), config.base_url)
+def _box(config: Config, key: bytes) -> runs.Box:
+    return runs.Box(db.Database.open(config.database_url), Definitions(), config.base_url, key)
 
 
 def _client(config: Config) -> outbound.Client:

@@ -66,6 +66,19 @@ class SecretStore(Mapping[str, str]):
         return data
 
 
+    def mask_last(self, data: bytes) -> bytes:
+        """Replace the beginning of a secret that a cut left at the end of bytes."""
+        left = (spelling[:length] for spelling in self._masked_bytes for length in range(len(spelling) - 1, MASKED_MIN_LENGTH - 1, -1))
+        found = next((part for part in left if data.endswith(part)), None)
+        return data[: -len(found)] + MASK.encode() if found else data
+
+    def mask_first(self, data: bytes) -> bytes:
+        """Replace the end of a secret that a cut left at the beginning of bytes."""
+        left = (spelling[start:] for spelling in self._masked_bytes for start in range(1, len(spelling) - MASKED_MIN_LENGTH + 1))
+        found = next((part for part in left if data.startswith(part)), None)
+        return MASK.encode() + data[len(found) :] if found else data
+
+
 def _spellings(value: str) -> Iterator[str]:
     if len(value) < MASKED_MIN_LENGTH:
         return

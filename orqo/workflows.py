@@ -6,18 +6,24 @@ Owns the tables workflows and workflow_versions. Never executes anything; the sh
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Engine, Row, insert, select, update
 
-from orqo import clock, jsontext
+from orqo import clock, inputschema, jsontext
 from orqo.definition import Definition
 from orqo.errors import Fault, Invalid, NotFound
+from orqo.lookup import Json
 from orqo.models import Workflow, WorkflowVersion
 
 LARGEST_ID = 2**63 - 1
+VALIDATORS_MAX = 1000
+_validators: WeakKeyDictionary[Engine, dict[int, Any]] = WeakKeyDictionary()
+_validators_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -129,6 +135,28 @@ def definition_of(connection: Connection, version_id: int) -> Definition:
     """Read the definition that a version holds."""
     stored = connection.execute(select(WorkflowVersion.definition).where(WorkflowVersion.id == version_id)).scalar_one()
     return Definition.from_dict(json.loads(stored))
+
+
+def check_input(connection: Connection, version_id: int, value: Json) -> None:
+    """Raise Invalid, with one fault a place, where an input does not fit a version's input_schema; any fits where it has none."""
+    validator = _validator_of(connection, version_id)
+    if validator is not None:
+        inputschema.check(validator, value)
+
+
+def _validator_of(connection: Connection, version_id: int) -> Any:
+    """Give the compiled input_schema of a version, read once in a process: versions never change."""
+    with _validators_lock:
+        known = _validators.setdefault(connection.engine, {})
+        if version_id in known:
+            return known[version_id]
+    schema = definition_of(connection, version_id).input_schema
+    validator = None if schema is None else inputschema.compiled(schema)
+    with _validators_lock:
+        if len(known) >= VALIDATORS_MAX:
+            known.clear()
+        known[version_id] = validator
+    return validator
 
 
 def list_all(connection: Connection, *, limit: int = 1000) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,11 +26,15 @@ class Arrived:
 
 @dataclass
 class Inbox:
-    """What arrived, and the (status, headers) still to be answered with; 204 when none is left."""
+    """What arrived, and the (status, headers) still to be answered with; 204 when none is left.
+
+    `on_request` is called with each request before it is answered.
+    """
 
     base: str = ""
     arrived: list[Arrived] = field(default_factory=list)
     answers: list[tuple[int, dict[str, str]]] = field(default_factory=list)
+    on_request: Callable[[Arrived], object] | None = None
 
     def url(self, path: str = "/done") -> str:
         return self.base + path
@@ -45,6 +49,8 @@ def inbox() -> Iterator[Inbox]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             box.arrived.append(Arrived(self.path, {name.lower(): value for name, value in self.headers.items()}, body))
+            if box.on_request:
+                box.on_request(box.arrived[-1])
             status, headers = box.answers.pop(0) if box.answers else (204, {})
             self.send_response(status)
             for name, value in headers.items():

@@ -42,7 +42,7 @@ class TestBox:
 
     @property
     def box(self) -> runs.Box:
-        return runs.Box(self.database, workflows.Definitions(), self.config.base_url)
+        return runs.Box(self.database, workflows.Definitions(), self.config.base_url, self.key)
 
     def apply(self, source: str, folder: Path | None = None) -> workflows.Saved:
         """Apply a workflow file's text."""

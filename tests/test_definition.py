@@ -160,8 +160,34 @@ def test_token_that_cannot_be_kept_out_is_refused(text: str, line: int, said: st
 
 STAGES_REFUSED: list[tuple[str, str]] = [
     ("comand: [x]", "stages[0].comand is not known; did you mean command?"),
-    ("command: [x]\n    when: {}", "stages[0].when is not known"),
-    ("prompt: {}", "stages[0].prompt is not known"),
+    ("command: [x]\n    wen: {}", "stages[0].wen is not known; did you mean when?"),
+    ("command: [x]\n    when: {}", "write a mapping of paths"),
+    ("command: [x]\n    when: {secrets.A: x}", "begins with none of input, stages"),
+    ("command: [x]\n    when: {stages.b.output: x}", "of a stage that this file does not have"),
+    ("command: [x]\n    when: {stages.a.ouput: x}", "did you mean output?"),
+    ("command: [x]\n    when: {run.dir: x}", "known within a stage only"),
+    ("command: [x]\n    when: {any: [{input.a: {regex: '(?=x)'}}]}", "not a regular expression"),
+    ("command: [x]\n    when: {input.a: '${input.b}'}", "takes no look-ups"),
+    ("command: [x]\n    outcomes: [yes, no]\n    routing: {maybe: end}", "none of the stage's outcomes: yes, no"),
+    ("command: [x]\n    outcomes: [approved]\n    routing: {Approved: end}", "did you mean approved?"),
+    ("command: [x]\n    outcomes: [yes]\n    routing: {yes: b}", "neither end nor a stage of this file"),
+    ("command: [x]\n    outcomes: [yes]\n    routing: {yes: {workflow: A}}", "the name of a workflow"),
+    ("command: [x]\n    outcomes: [yes]\n    routing: {yes: {workflow: a, stage: b}}", "is not known"),
+    ("command: [x]\n    outcomes: [yes, yes]", "different labels"),
+    ("command: [x]\n    outcomes: ['a b']", "A-Z, a-z, 0-9"),
+    ("command: [x]\n    routing: {yes: end}", "list them"),
+    ("http: {url: 'http://x/'}\n    outcomes: [a]", "does not apply here"),
+    ("stub: {outcome: c}\n    outcomes: [a, b]", "'c' is none of the stage's outcomes: a, b"),
+    ("prompt: {user: x}", "stages[0].prompt lacks model"),
+    ("prompt: {user: '${secrets.A}', model: m}", "a model may tell it again"),
+    ("prompt: {user: x, model: '${input.m}'}", "takes no look-ups"),
+    ("prompt: {user: x, model: m, api_key: abc}", 'wholly "${secrets.NAME}"'),
+    ("prompt: {user: x, model: m, base_url: 'https://${input.h}/v1'}", "must not choose who reads the prompt"),
+    ("prompt: {user: x, model: m, base_url: 'ftp://x'}", "http:// or https://"),
+    ("prompt: {user: x, model: m, temperature: 3}", "from 0 to 2"),
+    ("prompt: {user: x, model: m, options: {stream: true}}", "set by this service"),
+    ("prompt: {user: x, model: m}\n    output: json\n    outcomes: [a]", "cannot be json"),
+    ("prompt: {user: x, model: m}\n    env: {A: b}", "does not apply to prompt"),
     ("timeout: 5s", "needs exactly one of command, script, http, stub"),
     ("command: [x]\n    script: y", "it has command, script"),
     ("command: ls -l", "script:"),
@@ -239,7 +265,7 @@ def test_stage_is_refused(stage: str, said: str) -> None:
 
     assert len(faults) == 1
     assert said in faults[0].detail
-    assert faults[0].line in (3, 4, 5)
+    assert faults[0].line in (3, 4, 5, 6)
 
 
 @pytest.mark.parametrize(

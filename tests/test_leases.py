@@ -66,6 +66,6 @@ def test_of_processes_that_cannot_be_seen_nothing_is_claimed(change: dict[int, s
     assert not leases.is_gone("/".join(change.get(index, part) for index, part in enumerate(parts)))
 
 
-@pytest.mark.parametrize("name", ["", "x", "a/b/c/d/e", f"a/b/{os.getpid()}"])
+@pytest.mark.parametrize("name", ["", "x", "a/b/c/d/e", f"a/b/{os.getpid()}"], ids=["empty", "word", "too-many", "too-few"])
 def test_a_name_that_is_none_is_left_to_the_lease_s_time(name: str) -> None:
     assert not leases.is_gone(name)

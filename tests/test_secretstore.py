@@ -142,3 +142,17 @@ def test_a_key_file_that_is_none_is_refused(tmp_path: Path) -> None:
 def test_the_check_value_tells_keys_apart() -> None:
     assert key_check(b"a" * 32) != key_check(b"b" * 32)
     assert (b"a" * 32).hex() not in key_check(b"a" * 32)
+
+
+@pytest.mark.parametrize(
+    ("cut", "expected"),
+    [(b"key=s3cret", b"key=***"), (b"key=s3cr", b"key=***"), (b"key=s3c", b"key=s3c"), (b"key", b"key")],
+    ids=["nearly-whole", "four-characters", "too-little-to-tell", "nothing"],
+)
+def test_the_beginning_of_a_secret_that_a_cut_left_is_masked(cut: bytes, expected: bytes) -> None:
+    assert SecretStore({"A": "s3cret!"}).mask_last(cut) == expected
+
+
+@pytest.mark.parametrize(("cut", "expected"), [(b"3cret! ok", b"*** ok"), (b"et! ok", b"et! ok")], ids=["most", "too-little-to-tell"])
+def test_the_end_of_a_secret_that_a_cut_left_is_masked(cut: bytes, expected: bytes) -> None:
+    assert SecretStore({"A": "s3cret!"}).mask_first(cut) == expected

@@ -33,7 +33,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", metavar="N/UNIT", help="how many requests at most, such as 60/m")
     parser.add_argument("--network", action="append", metavar="NETWORK", help="where requests may come from; again for each")
     parser.add_argument("--max-body", metavar="SIZE", help="the largest body, such as 256KiB")
-    parser.add_argument("--response", type=json_value, metavar="JSON", help='what is answered instead, such as {"status": 200, "json": {"text": "ok"}}')
+    answered = 'what is answered instead, such as {"status": 200, "json": {"text": "ok"}}'
+    parser.add_argument("--response", type=json_value, metavar="JSON", help=answered)
 
 
 def _name(text: str) -> str:

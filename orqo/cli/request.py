@@ -70,7 +70,8 @@ def _show(arguments: argparse.Namespace) -> int:
     output.result(shown["body"])
     print()
     if url == "$URL":
-        output.say(f"# $URL is the webhook's: {box.hint(f'trigger show {row.trigger_id}')}" if row.trigger_id else "# $URL: the trigger is gone")
+        where = box.hint(f"trigger show {row.trigger_id}") if row.trigger_id else "its trigger is gone"
+        output.say(f"# $URL is the webhook's: {where}")
     output.say(shown["curl"])
     return 0
 
@@ -89,7 +90,8 @@ def _replay(arguments: argparse.Namespace) -> int:
     if arguments.json:
         output.as_json({"id": arguments.id, "verdict": str(outcome.verdict), "workflow_run_id": outcome.run_id, "reason": outcome.reason})
     elif outcome.run_id is not None:
-        output.say(f"Request {arguments.id} is run {outcome.run_id}" + (", which there was already." if outcome.verdict == Verdict.DUPLICATE else "."))
+        already = ", which there was already" if outcome.verdict == Verdict.DUPLICATE else ""
+        output.say(f"Request {arguments.id} is run {outcome.run_id}{already}.")
     else:
         output.say(f"Request {arguments.id} starts no run: {outcome.reason or outcome.verdict}.")
     return 0 if outcome.run_id is not None else 1

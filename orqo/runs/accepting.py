@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
-from orqo import clock, crashpoints, jsontext
+from orqo import clock, crashpoints, jsontext, workflows
 from orqo.errors import Invalid
 from orqo.models import IdempotencyKey, Run, RunStatus, Trigger
 from orqo.runs import concurrency
@@ -22,12 +22,13 @@ IDEMPOTENCY_HOURS = 24
 def accept(connection: Connection, new: NewRun, *, now: datetime) -> Accepted:
     """Write a pending run, or find the one that the same call made within 24 hours.
 
-    Raises Invalid where an Idempotency-Key comes again with another body, Busy where the workflow's concurrency says
-    skip. Durable once the caller's transaction commits.
+    Raises Invalid where an Idempotency-Key comes again with another body or the input does not fit the input_schema, Busy
+    where the workflow's concurrency says skip. Durable once the caller's transaction commits.
     """
     known = earlier(connection, new.replay, now=now) if new.replay else None
     if known is not None:
         return Accepted(known, duplicate=True)
+    workflows.check_input(connection, new.version_id, new.input)
     moment = clock.to_text(now)
     values = concurrency.admit(connection, new, now=now) | {
         "workflow_id": new.workflow_id,
@@ -41,6 +42,7 @@ def accept(connection: Connection, new: NewRun, *, now: datetime) -> Accepted:
         "trigger_facts": jsontext.dump(new.trigger_facts),
         "callbacks": jsontext.dump(list(new.callbacks)),
         "created_at": moment,
+        "awaited": int(new.awaited),
         "rerun_of": new.rerun_of,
         **_parentage(new),
     }

@@ -49,7 +49,10 @@ class Parent:
 
 @dataclass(frozen=True)
 class NewRun:
-    """What is accepted. `callbacks` are the request's own, as `callbacks.requested` gives them."""
+    """What is accepted. `callbacks` are the request's own, as `callbacks.requested` gives them.
+
+    `awaited`: whoever asked for the run waits for its end, so its worker tells of it.
+    """
 
     workflow_id: int
     version_id: int
@@ -63,6 +66,7 @@ class NewRun:
     replay: Replay | None = None
     rerun_of: int | None = None
     parent: Parent | None = None
+    awaited: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,122 @@
+"""Which fault comes when: a schedule that the seed decides, and the threads that carry it out."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+from chaos.receivers import Receivers
+from chaos.watch import Watch
+from chaos.world import World
+
+KILLS_A_RUN, FREEZES_A_RUN, RESETS_A_RUN, LOCKS_A_RUN, VANISHES_A_RUN = 0.24, 0.024, 0.004, 0.004, 0.006
+LONG_FREEZE_S = 33.0
+# What is killed: mostly workers, for they are many.
+VICTIMS = ("worker", "web") + ("dispatcher",) * 3 + ("child",) * 20
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault: when, in seconds from the start, what, and a number that decides the details."""
+
+    at_s: float
+    kind: str
+    detail: float
+
+
+def schedule(seed: int, runs: int, within_s: float) -> list[Fault]:
+    """Give the faults for so many runs, in order of time."""
+    chance = random.Random(f"{seed} faults")
+    rates = {"kill": KILLS_A_RUN, "freeze": FREEZES_A_RUN, "reset": RESETS_A_RUN, "lock": LOCKS_A_RUN, "vanish": VANISHES_A_RUN}
+    wanted = [kind for kind, rate in rates.items() for _ in range(max(2, round(runs * rate)))]
+    # A freeze that outlasts the lease: what fencing is for. As many as fit beside each other.
+    wanted += ["long-freeze"] * max(1, round(runs * 0.002))
+    faults = [Fault(chance.uniform(0, within_s), kind, chance.random()) for kind in wanted]
+    return sorted(faults, key=lambda fault: fault.at_s)
+
+
+@dataclass
+class Storm:
+    """Carries out a schedule; each fault that lasts has its own thread."""
+
+    world: World
+    receivers: Receivers
+    watch: Watch
+    faults: list[Fault]
+    done: Counter[str] = field(default_factory=Counter)
+    _one_reset: threading.Lock = field(default_factory=threading.Lock)
+    _one_vanishing: threading.Lock = field(default_factory=threading.Lock)
+
+    def rage(self) -> None:
+        """Return when all faults are over."""
+        began = time.monotonic()
+        lasting = []
+        for fault in self.faults:
+            time.sleep(max(0.0, began + fault.at_s - time.monotonic()))
+            if fault.kind == "kill":
+                self._kill(fault)
+            else:
+                lasting.append(threading.Thread(target=getattr(self, "_" + fault.kind.replace("-", "_")), args=(fault,)))
+                lasting[-1].start()
+        for thread in lasting:
+            thread.join()
+
+    def _pick(self, kind: str, detail: float) -> int | None:
+        # Nothing that is still on its way up is there to be chosen: then whatever runs is.
+        pids = self.world.dispatcher() if kind == "dispatcher" else self.world.processes()[kind]
+        pids = pids or self.world.processes()["child"]
+        return sorted(pids)[int(detail * 7919) % len(pids)] if pids else None
+
+    def _kill(self, fault: Fault) -> None:
+        kind = VICTIMS[int(fault.detail * len(VICTIMS))]
+        pid = self._pick(kind, fault.detail)
+        if pid is None:
+            self.done["kill that found nobody"] += 1
+            return
+        self.watch.expect_takeover(pid)
+        if self.world.kill(pid):
+            self.done[f"kill -9 {kind}"] += 1
+
+    def _freeze(self, fault: Fault) -> None:
+        kind = ("child", "child", "dispatcher", "web", "worker")[int(fault.detail * 5)]
+        pid = self._pick(kind, fault.detail)
+        if pid is not None:
+            self.done[f"SIGSTOP {kind}"] += 1
+            self.world.freeze(pid, 0.2 + 3 * (fault.detail * 31 % 1))
+
+    def _long_freeze(self, fault: Fault) -> None:
+        # One that holds a run: else it is no test of the lease.
+        for _ in range(200):
+            pid = self.watch.any_owner()
+            if pid is not None and pid in self.world.processes()["child"]:
+                self.done["SIGSTOP beyond the lease"] += 1
+                self.world.freeze(pid, LONG_FREEZE_S)
+                return
+            time.sleep(0.02)
+
+    def _reset(self, fault: Fault) -> None:
+        way = ("flushed", "killed", "replaced by an empty one", "frozen")[int(fault.detail * 4)]
+        seconds = 0.2 + 3 * (fault.detail * 31 % 1)
+        with self._one_reset:
+            self.done[f"Valkey {way}"] += 1
+            if way == "flushed":
+                self.world.flush_valkey()
+            elif way == "frozen":
+                self.world.freeze_valkey(seconds)
+            else:
+                self.world.restart_valkey(down_s=seconds, empty=way != "killed")
+            self.watch.expect_start()
+
+    def _lock(self, fault: Fault) -> None:
+        self.done["database locked"] += 1
+        self.world.lock_database(0.5 + 3 * (fault.detail * 31 % 1))
+
+    def _vanish(self, fault: Fault) -> None:
+        with self._one_vanishing:
+            self.done["receiver vanished"] += 1
+            self.receivers.vanish("vanishing")
+            time.sleep(0.5 + 3 * (fault.detail * 31 % 1))
+            self.receivers.appear("vanishing")

