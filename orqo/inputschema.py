@@ -50,7 +50,7 @@ def faults(schema: Json) -> Iterator[tuple[Place, str]]:
 
 def _unresolved(message: str) -> str:
     first = message.splitlines()[0]
-    if "Retrieval is disabled" in first:
+    if "retrieving it failed" in first:
         return "has a $ref that leads out of the file; nothing is fetched, so write it into $defs"
     return f"cannot be used: {first[:200]}"
 

@@ -53,6 +53,7 @@ def fresh_box(settings: dict[str, str]) -> Iterator[TestBox]:
     """Give a box that was just made, with the workflow hello."""
     config = Config.from_environ(settings)
     config.data.mkdir(mode=0o711, exist_ok=True)
+    (config.data / "orqo.db").touch(mode=0o600)
     (config.data / "orqo.db").write_bytes(empty_database())
     database = db.Database.open(config.database_url)
     key = instance.establish(database, config, now=clock.now())

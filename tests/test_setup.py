@@ -57,7 +57,7 @@ def test_help_is_the_default_and_lists_every_target() -> None:
     listed = make(ROOT).stdout
 
     assert re.findall(r"^  make (\S+) +\S", listed, re.MULTILINE) == targets
-    assert {"help", "run", "test", "test-full", "lint", "bench", "chaos", "clean"} == set(targets)
+    assert {"help", "run", "test", "test-full", "lint", "bench", "chaos", "clean"} <= set(targets)
 
 
 @pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])

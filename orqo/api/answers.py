@@ -70,3 +70,31 @@ def as_json(value: Any, status: int, headers: dict[str, str] | None = None) -> R
     response.status_code = status
     response.headers.update(headers or {})
     return response
+
+
+# ── answers to waits ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@contextmanager
+def answering(here: Site) -> Iterator[Connection]:
+    """Give the transaction that an answer is written in; once it is committed, workers and the dispatcher are woken."""
+    check_room(here.config)
+    with here.database.transaction() as connection:
+        yield connection
+    here.bell.wake_workers()
+    here.bell.notify()
+
+
+def wait_for_holder(connection: Connection, holder: Holder, run_id: int, stage: str | None) -> Row[Any]:
+    """Give the wait of a run that the holder of a token means; a run of a workflow that the token may not use is none to it."""
+    workflow_id = runs.workflow_of(connection, run_id)
+    if workflow_id is None or not holder.may_use(workflow_id):
+        raise NotFound(f"There is no run {run_id} that this token may use.")
+    return runs.wait_of(connection, run_id, stage)
+
+
+def received_answer(answered: runs.Answered) -> Response:
+    """Give the answer to an answer."""
+    told: dict[str, Any] = {"workflow_run_id": answered.run_id, "status": "received"}
+    log.info("step=answer run=%s status=%s", answered.run_id, "duplicate" if answered.duplicate else "received")
+    return as_json(told | {"duplicate": True} if answered.duplicate else told, 200)

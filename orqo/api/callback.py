@@ -11,14 +11,16 @@ from datetime import datetime
 from typing import Any
 
 from flask import Blueprint, Response, request
+from sqlalchemy import Connection, Row
 
 from orqo import clock, received, requestlog, runs, signing, tokens
 from orqo.api import body as bodies
-from orqo.api.answers import as_json, call_of_request, refusals_noted
+from orqo.api import reports
+from orqo.api.answers import answering, as_json, call_of_request, received_answer, refusals_noted, wait_for_holder
 from orqo.api.site import Site, check_room, holder_of, presented_token, require, site
 from orqo.call import Call
-from orqo.errors import Conflict, Fault, Gone, Invalid, NotFound, Problem, Unauthorized
-from orqo.models import RunStatus, Verdict
+from orqo.errors import Fault, Invalid, Problem, Unauthorized
+from orqo.models import Verdict
 from orqo.requestlog import Entry
 
 log = logging.getLogger(__name__)
@@ -39,35 +41,53 @@ def callback() -> Response:
         return _kept(here, given, now)
 
 
-def _refused(given: Call, token_id: int | None, fault: Problem) -> Entry:
-    return Entry("callback", given, Verdict.REFUSED, fault.status, requestlog.refusal(fault), token_id=token_id)
+def _refused(given: Call, token_id: int | None, fault: Problem, run_id: int | None = None) -> Entry:
+    return Entry("callback", given, Verdict.REFUSED, fault.status, requestlog.refusal(fault), token_id=token_id, run_id=run_id)
 
 
 def _reported(here: Site, token: str, now: datetime) -> Response:
-    """Answer a report that comes with a token. No stage of this release waits, so none can be answered."""
-    if not tokens.API_TOKEN.fullmatch(token) or presented_token() is None:
-        raise NotFound("There is no wait with this token: it was mistyped, or its run is gone.")
+    """Take a report that comes with a token: a wait's own, or an API token that says which run it means."""
+    if tokens.API_TOKEN.fullmatch(token) and presented_token() is not None:
+        return _reported_by_holder(here, now)
+    with here.database.read() as connection:
+        wait = runs.find_wait(connection, token)
+    given = call_of_request(here, token=token)
+    with refusals_noted(here, lambda fault: _refused(given, None, fault, wait.run_id), now=now):
+        given = replace(given, body=bodies.read(request, here.config.body_max_bytes))
+        wanted = reports.answer_of(_report(here, given.body or b""))
+        with answering(here) as connection:
+            wait = runs.find_wait(connection, token)
+            return _taken(here, connection, wait, wanted, given, by="callback", now=now)
+
+
+def _taken(
+    here: Site, connection: Connection, wait: Row[Any], wanted: runs.Answer, given: Call, *, by: str, token_id: int | None = None, now: datetime
+) -> Response:
+    """Answer a wait and log the request, in one commit."""
+    answered = runs.answer(here.box, connection, wait, wanted, by=by, now=now)
+    verdict = Verdict.DUPLICATE if answered.duplicate else Verdict.ACCEPTED
+    requestlog.write(connection, Entry("callback", given, verdict, 200, token_id=token_id, run_id=answered.run_id), now=now)
+    return received_answer(answered)
+
+
+def _reported_by_holder(here: Site, now: datetime) -> Response:
     with here.database.read() as connection:
         holder = holder_of(connection, now=now)
     given = call_of_request(here)
     with refusals_noted(here, lambda fault: _refused(given, holder.id, fault), now=now):
         require(holder, "callback")
         given = replace(given, body=bodies.read(request, here.config.body_max_bytes))
-        return _answer(here, holder, _report(here, given.body or b""))
+        return _answered_by_holder(here, holder, given, now)
 
 
-def _answer(here: Site, holder: tokens.Holder, report: dict[str, Any]) -> Response:
+def _answered_by_holder(here: Site, holder: tokens.Holder, given: Call, now: datetime) -> Response:
+    report = _report(here, given.body or b"")
     if "workflow_run_id" not in report:
         raise Invalid("The body does not fit.", errors=[Fault("/workflow_run_id", "is required with an API token")])
-    run_id = int(report["workflow_run_id"])
-    with here.database.read() as connection:
-        run = runs.show(connection, run_id)
-    # A run of a workflow that the token may not use is none to it.
-    if run is None or not holder.may_use(run["workflow_id"]):
-        raise NotFound(f"There is no run {run_id}.")
-    if RunStatus(run["status"]).terminal:
-        raise Gone(f"Run {run_id} has ended: it is {run['status']}.")
-    raise Conflict(f"Run {run_id} waits for no report.")
+    wanted, by = reports.answer_of(report), f"API token {holder.name}"
+    with answering(here) as connection:
+        wait = wait_for_holder(connection, holder, int(report["workflow_run_id"]), report.get("stage"))
+        return _taken(here, connection, wait, wanted, given, by=by, token_id=holder.id, now=now)
 
 
 def _report(here: Site, raw: bytes) -> dict[str, Any]:
