@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
     slow = statistics.median(_slow(800) for _ in range(wanted.rounds))
     print(f"50 ms, 8 in flight {slow:8,.0f}/s   ideal                  160/s   ratio {slow / 160:.2f}")
     p50, p95, most = _isolation(waiting=10_000, others=99, each=10)
-    print(f"1 of 100 dead, 10,000 waiting for it: commit to end of attempt at the others p50 {p50:.2f} s, p95 {p95:.2f} s, max {most:.2f} s")
+    print(f"1 of 100 dead, 10,000 waiting for it: commit to end of attempt at the others p50 {p50:.2f}, p95 {p95:.2f}, max {most:.2f} s")
     return int(p95 > 5)
 
 

@@ -9,7 +9,7 @@ from flask import Flask, Request
 from flask_sqlalchemy import SQLAlchemy
 
 from orqo import clock, dashboard, db, instance, problems, runs
-from orqo.api import callback, endpoints, health, hooks, resources
+from orqo.api import actions, callback, endpoints, health, hooks, resources
 from orqo.api.site import Site
 from orqo.api.validation import Validators, load_openapi
 from orqo.config import Config
@@ -18,7 +18,7 @@ from orqo.queue import Bell
 from orqo.secretstore import SecretStore
 from orqo.workflows import Definitions
 
-BLUEPRINTS = (endpoints.blueprint, hooks.blueprint, callback.blueprint, resources.blueprint, health.blueprint)
+BLUEPRINTS = (endpoints.blueprint, hooks.blueprint, callback.blueprint, resources.blueprint, actions.blueprint, health.blueprint)
 ASCII = "".join(map(chr, range(128)))
 
 

@@ -33,7 +33,7 @@ def error_of(row: Row[Any]) -> dict[str, Any] | None:
 
 
 def run_shape(row: Row[Any], workflow: str) -> dict[str, Any]:
-    """Give a run as lists show it: everything but its stages."""
+    """Give a run as lists show it: everything but its stages; `rerun_of` only where it repeats another."""
     return {
         "id": row.id,
         "workflow_id": row.workflow_id,
@@ -47,6 +47,7 @@ def run_shape(row: Row[Any], workflow: str) -> dict[str, Any]:
         "created_at": row.created_at,
         "started_at": row.started_at,
         "finished_at": row.finished_at,
+        **({"rerun_of": row.rerun_of} if row.rerun_of is not None else {}),
     }
 
 
@@ -58,7 +59,7 @@ def wait_told(row: Row[Any], token: str | None, base_url: str) -> dict[str, Any]
 
 
 def stage_shape(row: Row[Any]) -> dict[str, Any]:
-    """Give one execution of a stage as `GET /api/v1/runs/<id>` shows it; `usage` and `note` only where there is one."""
+    """Give one execution of a stage as `GET /api/v1/runs/<id>` shows it; `usage`, `note` and `inherited` only where so."""
     return {
         "name": row.name,
         "kind": row.kind,
@@ -74,6 +75,7 @@ def stage_shape(row: Row[Any]) -> dict[str, Any]:
         "finished_at": row.finished_at,
         **({"usage": json.loads(row.usage)} if row.usage else {}),
         **({"note": row.note} if row.note else {}),
+        **({"inherited": True} if row.inherited else {}),
     }
 
 

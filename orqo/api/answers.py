@@ -1,4 +1,4 @@
-"""What the three endpoints share: a request as data, the note of a refusal, the form of an answer."""
+"""What the endpoints share: a request as data, the note of a refusal, the form of an answer."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from datetime import datetime
 from typing import Any
 
 from flask import Response, jsonify, request
+from sqlalchemy import Connection, Row
 
-from orqo import call, crashpoints, requestlog
-from orqo.api.site import Site
+from orqo import call, crashpoints, requestlog, runs
+from orqo.api.site import Site, check_room
 from orqo.call import Call
-from orqo.errors import Problem, Unavailable
+from orqo.errors import NotFound, Problem, Unavailable
+from orqo.tokens import Holder
 
 log = logging.getLogger(__name__)
 

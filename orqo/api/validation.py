@@ -18,6 +18,7 @@ from orqo.errors import Fault, Invalid
 
 OPENAPI_FILE = Path(__file__).resolve().parent.parent / "openapi.yaml"
 FAULTS_MAX = 20
+SCHEMAS = ("TriggerRequest", "StrictTriggerRequest", "CallbackReport", "AnswerRequest", "RerunRequest")
 
 
 @functools.cache
@@ -31,7 +32,7 @@ class Validators:
 
     def __init__(self, openapi: dict[str, Any]) -> None:
         self._openapi = openapi
-        self._compiled = {name: self._compile(name) for name in ("TriggerRequest", "StrictTriggerRequest", "CallbackReport")}
+        self._compiled = {name: self._compile(name) for name in SCHEMAS}
 
     def _compile(self, name: str) -> Any:
         root = {"$ref": f"#/components/schemas/{name}", "components": self._openapi["components"]}

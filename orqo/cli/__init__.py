@@ -30,7 +30,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "token": ("create, list, revoke API tokens", "token"),
     "trigger": ("create, update, list, show, enable, disable, rotate, delete triggers", "trigger"),
     "callback": ("list callbacks; show a secret, pause, resume, test", "callback"),
-    "run": ("start, list, show, tail, stop runs", "run"),
+    "run": ("start, list, show, tail, stop, answer, rerun runs", "run"),
     "delivery": ("list, show, redeliver deliveries", "delivery"),
     "request": ("list, show, replay what the endpoints received", "request"),
     "db": ("make or upgrade the database", "db"),

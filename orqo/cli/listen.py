@@ -109,6 +109,7 @@ def _told(secret_of: Callable[[str], str], headers: dict[str, str], path: str, b
 def _print(told: dict[str, Any]) -> None:
     event = told["body"] if isinstance(told["body"], dict) else {}
     verdict = "verified" if told["verified"] else f"NOT VERIFIED: {told['reason']}"
-    output.say(f"{event.get('type', '-')}  run {event.get('workflow_run_id', '-')}  {event.get('status', '-')}  {told['webhook_id']}  {verdict}")
+    words = (event.get("type", "-"), f"run {event.get('workflow_run_id', '-')}", event.get("status", "-"), told["webhook_id"], verdict)
+    output.say("  ".join(str(word) for word in words))
     for line in json.dumps(told["body"], ensure_ascii=False, indent=2).splitlines():
         output.say(f"    {line}")

@@ -1,4 +1,4 @@
-"""`run start | list | show | tail | stop`."""
+"""`run start | list | show | tail | stop`; `answer | rerun` are continuing.py's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from orqo import clock, db, runs, workflows
-from orqo.cli import output, progress
+from orqo.cli import continuing, output, progress
 from orqo.cli.arguments import PROGRAM, Refused, count, json_value, number, verb, verbs
 from orqo.cli.opening import Opened, opened
 from orqo.config import Config
@@ -35,6 +35,7 @@ def add(parser: argparse.ArgumentParser, _word: str) -> None:
         ("stop", _stop, "Stop a run"),
     ):
         verb(commands, name, run, purpose).add_argument("id", type=number, metavar="ID")
+    continuing.add(commands)
 
 
 # ── start ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -16,7 +16,7 @@ from orqo.dashboard.pages import problem_page
 __all__ = ["install", "problem_page"]
 
 # Importing a module of pages is what registers them on the blueprint.
-PAGES = ("signin", "home", "workflows", "triggers", "callbacks", "runs", "deliveries", "settings")
+PAGES = ("signin", "home", "workflows", "triggers", "callbacks", "runs", "deliveries", "settings", answers)
 for name in PAGES:
     importlib.import_module(f"orqo.dashboard.{name}")
 

@@ -28,6 +28,11 @@ def status_of(connection: Connection, run_id: int) -> RunStatus | None:
     return RunStatus(status) if status else None
 
 
+def workflow_of(connection: Connection, run_id: int) -> int | None:
+    """Give the id of a run's workflow, None where there is no such run."""
+    return connection.execute(select(RUNS.c.workflow_id).where(RUNS.c.id == run_id)).scalar() if 0 < run_id <= LARGEST_ID else None
+
+
 def list_all(connection: Connection, *, status: str | None = None, workflow_id: int | None = None, limit: int = 50) -> list[dict[str, Any]]:
     """Give runs as lists show them, newest first."""
     query = _with_workflow().order_by(RUNS.c.id.desc()).limit(limit)

@@ -14,10 +14,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, case, update
 
-from orqo import clock, crashpoints, flow, jsontext
+from orqo import clock, crashpoints, facts, flow, jsontext
 from orqo.definition import StageDefinition
-from orqo.models import RunStatus, StageStatus
-from orqo.runs import waiting
+from orqo.models import Reason, RunStatus, StageStatus
+from orqo.runs import chaining, waiting
 from orqo.runs.claiming import claim_next, enter, skip
 from orqo.runs.ending import end as end_run
 from orqo.runs.ending import tell
@@ -108,10 +108,24 @@ def finish(
         _change(connection, claim, {"running_ms": run.running_ms + elapsed_ms, "wake_at": None})
         ended = _record_end(box, connection, claim, end, stopped=verdict.status == RunStatus.STOPPED, now=now)
         rows = skip(connection, run.id, (*claim.history, ended), skipped, now)
+        verdict = _chained(box, connection, claim, ended, verdict, now=now)
         told = end_run(box, connection, run, claim.definition, verdict.status, verdict.error, output, stages=rows, now=now)
         following = claim_next(box, connection, owner=next_owner, now=now) if next_owner else None
         crashpoints.reach("finish-before-commit")
     return told, following
+
+
+def _chained(box: Box, connection: Connection, claim: Claim, ended: Row[Any], verdict: flow.End, *, now: datetime) -> flow.End:
+    """Start the workflow that the last stage leads to, with its output as input; where it cannot be started, this run fails."""
+    if verdict.starts is None:
+        return verdict
+    if ended.output_truncated:
+        fault: str | None = f"Workflow {verdict.starts} was not started: {facts.CUT.format(stage=ended.name)}."
+    else:
+        value = jsontext.value_of(ended.output, ended.output_kind)
+        started = chaining.start(box, connection, claim.run, ended, verdict.starts, value, via=chaining.BY_ROUTING, now=now)
+        fault = started.detail if isinstance(started, chaining.Refused) else None
+    return verdict if fault is None else flow.End(RunStatus.FAILED, flow.RunError(Reason.STAGE_FAILED, fault, ended.name))
 
 
 def _change(connection: Connection, claim: Claim, changes: Mapping[str, Any]) -> bool:
