@@ -26,8 +26,8 @@ lint: ## ruff and mypy
 bench: ## what the README's figures are measured with
 	@sh setup.sh requirements-dev.txt && exec $(PY) -m bench $(ARGS)
 
-chaos: ## kill processes and empty Redis under load
-	@sh setup.sh requirements-dev.txt && exec env ORQO_TEST_FULL=1 $(PY) -m pytest tests/chaos $(ARGS)
+chaos: ## kill and freeze everything under load, then check what was promised (RUNS=1000 SEED=7)
+	@sh setup.sh requirements-dev.txt && exec env PYTHONPATH=tests RUNS="$(RUNS)" SEED="$(SEED)" $(PY) -m chaos
 
 screenshots: ## pictures of every page into .cache/screenshots, light, dark and on a phone; the README's into docs
 	@sh setup.sh requirements-dev.txt && exec $(PY) tests/browser/screenshots.py .cache/screenshots docs

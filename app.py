@@ -13,7 +13,7 @@ from orqo.db import SchemaMismatch
 
 def _create() -> tuple[Flask, Config]:
     config = Config.from_environ()
-    logs.install(config.log_level)
+    logs.install(config.log_level, config.log_format)
     return create_app(config), config
 
 

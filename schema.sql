@@ -317,6 +317,7 @@ CREATE TABLE requests (
     CHECK (verdict IN ('accepted', 'duplicate', 'ignored', 'handshake', 'received', 'refused'))
 );
 CREATE INDEX requests_by_time ON requests (received_at);
+CREATE INDEX requests_by_replay ON requests (replay_of) WHERE replay_of IS NOT NULL;
 CREATE INDEX requests_by_trigger ON requests (trigger_id, id);
 CREATE INDEX requests_refused ON requests (trigger_id, token_id, id) WHERE verdict = 'refused' AND body IS NOT NULL;
 

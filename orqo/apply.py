@@ -38,6 +38,17 @@ def apply(
     return saved
 
 
+def warnings(connection: Connection, definition: Definition) -> list[str]:
+    """Say what a definition lacks that may still come: a workflow that one of its stages starts."""
+    found = []
+    for index, stage in enumerate(definition.stages):
+        routed = [route["workflow"] for route in stage.routing.values() if isinstance(route, Mapping)]
+        for name in [*([stage.spec["name"]] if stage.kind == "workflow" else []), *routed]:
+            if workflows.find(connection, name) is None:
+                found.append(f"stages[{index}] ({stage.name}) starts workflow {name}, which is not there; until it is, the stage fails")
+    return found
+
+
 def _check_secrets(definition: Definition, secrets: Mapping[str, str]) -> None:
     faults = [
         Fault(f"/triggers/{index}/webhook", f"the secret {name} of trigger {trigger.name} is not set: give the service ORQO_SECRET_{name}")

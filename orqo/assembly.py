@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 from urllib.parse import quote
 
 from flask import Flask, Request
 from flask_sqlalchemy import SQLAlchemy
 
-from orqo import clock, dashboard, db, instance, problems, runs
-from orqo.api import actions, callback, endpoints, health, hooks, resources
+from orqo import clock, dashboard, db, description, instance, problems, runs
+from orqo.api import actions, callback, endpoints, health, hooks, nouns
 from orqo.api.site import Site
-from orqo.api.validation import Validators, load_openapi
+from orqo.api.validation import Validators
 from orqo.config import Config
 from orqo.models import Base
 from orqo.queue import Bell
 from orqo.secretstore import SecretStore
 from orqo.workflows import Definitions
 
-BLUEPRINTS = (endpoints.blueprint, hooks.blueprint, callback.blueprint, resources.blueprint, actions.blueprint, health.blueprint)
+THE_THREE = (endpoints.blueprint, hooks.blueprint, callback.blueprint, health.blueprint)
+OURS = (nouns.resources, actions.blueprint)
 ASCII = "".join(map(chr, range(128)))
 
 
@@ -34,6 +36,7 @@ class TolerantRequest(Request):
 
 def assemble(config: Config) -> Flask:
     """Give the application; the database must exist and be of this release's version."""
+    description.warm()
     app = Flask("orqo", static_folder=None, template_folder=None)
     app.request_class = TolerantRequest
     app.config["SQLALCHEMY_DATABASE_URI"] = config.database_url
@@ -48,7 +51,7 @@ def assemble(config: Config) -> Flask:
     with app.app_context():
         database = db.Database(sessions.engine, busy_timeout_ms=db.WEB_BUSY_TIMEOUT_MS)
     app.extensions["orqo"] = _site(config, database)
-    for blueprint in BLUEPRINTS:
+    for blueprint in THE_THREE if config.strict else THE_THREE + OURS:
         app.register_blueprint(blueprint)
     dashboard.install(app)
     problems.install(app, page=dashboard.problem_page)
@@ -65,6 +68,7 @@ def _site(config: Config, database: db.Database) -> Site:
         bell=Bell.of(config, key),
         key=key,
         secrets=SecretStore.from_config(config),
-        validators=Validators(load_openapi()),
+        validators=Validators(),
+        waiters=threading.Semaphore(config.threads // 2),
     )
 

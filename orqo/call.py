@@ -23,10 +23,12 @@ TOLD_PREFIXES = (
 )
 SECRET_WORDS = re.compile(
     r"auth(?!or(s|ed)?($|[-_]))|cookie|token|secret|signature|hmac|password|passwd|credential|session|api-?_?key"
-    r"|(^|[-_])(sig|key)($|[-_])"
+    r"|jwt|assertion|passphrase|(^|[-_])(sig|key|pass|pwd|otp|code)($|[-_])"
 )
 NOT_SECRET = ("idempotency-key", "x-event-key")
 HIDDEN = "(hidden)"
+WAIT_MAX_S = 60
+PREFERRED_WAIT = re.compile(r'wait\s*=\s*"?([0-9]{1,9})"?', re.IGNORECASE)
 HEADERS_MAX, VALUE_MAX = 100, 4096
 SIGNATURE_HEADERS = frozenset(name for names in inbound.HEADERS.values() for name in names)
 
@@ -45,6 +47,16 @@ class Call:
     def content_type(self) -> str:
         """The Content-Type as sent."""
         return self.headers.get("content-type", "")
+
+
+def wait_s(headers: Mapping[str, str]) -> int:
+    """Give the seconds of the preference `wait` (RFC 7240), at most 60; 0 where there is none that can be read."""
+    for preference in headers.get("prefer", "").split(","):
+        found = PREFERRED_WAIT.fullmatch(preference.partition(";")[0].strip())
+        if found:
+            # The first of several holds (RFC 7240 §2).
+            return min(int(found[1]), WAIT_MAX_S)
+    return 0
 
 
 def is_told(name: str) -> bool:

@@ -20,6 +20,7 @@ from orqo import clock, jsontext, lookup
 from orqo.definition import CallbackDefinition
 from orqo.errors import Conflict, NotFound
 from orqo.models import Attempt, Callback, Delivery, DeliveryStatus
+from orqo.outgoing import shown_template
 
 OUTPUT_MAX_BYTES = 65536
 FAILING_MAX = timedelta(days=5)
@@ -75,9 +76,9 @@ def configure(
             connection.execute(update(Callback).where(Callback.id == same.id).values(_columns(callback)))
         else:
             add(connection, workflow_id=workflow_id, trigger_id=trigger_id, callback=callback, origin=origin, now=now)
-    gone = [row.id for row in rows if row.id not in kept]
-    if gone:
-        connection.execute(update(Callback).where(Callback.id.in_(gone)).values(removed_at=clock.to_text(now)))
+    for row in rows:
+        if row.id not in kept:
+            _take_away(connection, row.id, now)
 
 
 def add(
@@ -273,19 +274,27 @@ def event_body(event: Event, *, sequence: int, now: datetime) -> bytes:
 def list_all(connection: Connection, *, limit: int = 1000) -> list[dict[str, Any]]:
     """Give the configured callbacks, newest last; secrets by name only."""
     rows = connection.execute(select(Callback.__table__).where(Callback.removed_at.is_(None)).order_by(Callback.id).limit(limit))
-    return [
-        {
-            "id": row.id,
-            "workflow_id": row.workflow_id,
-            "trigger_id": row.trigger_id,
-            "url": row.url,
-            "events": row.events.split(),
-            "secret": row.secret,
-            "paused_at": row.paused_at,
-            "pause_reason": row.pause_reason,
-        }
-        for row in rows
-    ]
+    return [shown(row) for row in rows]
+
+
+def shown(row: Row[Any]) -> dict[str, Any]:
+    """Give the JSON of a configured callback; its secret by name only."""
+    return {
+        "id": row.id,
+        "workflow_id": row.workflow_id,
+        "trigger_id": row.trigger_id,
+        "url": shown_template(row.url),
+        "events": row.events.split(),
+        "secret": row.secret,
+        "paused_at": row.paused_at,
+        "pause_reason": row.pause_reason,
+    }
+
+
+def to_url(connection: Connection, url: str, *, limit: int = 1000) -> list[Row[Any]]:
+    """Give the configured callbacks whose URL is exactly this one."""
+    same = (Callback.url == url, Callback.removed_at.is_(None))
+    return list(connection.execute(select(Callback.__table__).where(*same).order_by(Callback.id).limit(limit)))
 
 
 def get(connection: Connection, callback_id: int) -> Row[Any]:
@@ -300,7 +309,31 @@ def remove(connection: Connection, callback_id: int, *, now: datetime) -> None:
     """Take a callback away; its deliveries stay. NotFound where there is none, Conflict where a file configures it."""
     if get(connection, callback_id).origin == "file":
         raise Conflict(f"Callback {callback_id} is configured in the workflow's file: take it out there and apply the file.")
-    connection.execute(update(Callback).where(Callback.id == callback_id).values(removed_at=clock.to_text(now)))
+    _take_away(connection, callback_id, now)
+
+
+def remove_those_of_trigger(connection: Connection, trigger_id: int, *, now: datetime) -> None:
+    """Take away the callbacks of a trigger that is about to be deleted."""
+    mine = select(Callback.id).where(Callback.trigger_id == trigger_id, Callback.removed_at.is_(None))
+    for callback_id in list(connection.execute(mine).scalars()):
+        _take_away(connection, callback_id, now)
+
+
+def _take_away(connection: Connection, callback_id: int, now: datetime) -> None:
+    """Configure a callback no more. What it still has to send is sent; what a pause held is dead, and can be redelivered."""
+    moment = clock.to_text(now)
+    connection.execute(update(Callback).where(Callback.id == callback_id).values(removed_at=moment))
+    if connection.execute(select(Callback.paused_at).where(Callback.id == callback_id)).scalar() is None:
+        return
+    held = (Delivery.callback_id == callback_id, Delivery.status == DeliveryStatus.PENDING, Delivery.lease_owner.is_(None))
+    rows = connection.execute(select(Delivery.id, Delivery.attempts).where(*held)).all()
+    for row in rows:
+        attempt = {"delivery_id": row.id, "number": row.attempts, "started_at": moment, "duration_ms": 0}
+        connection.execute(insert(Attempt).values(attempt | {"reason": "removed", "detail": "The callback was removed while it was paused."}))
+    ended = {"status": DeliveryStatus.DEAD, "next_attempt_at": None, "finished_at": moment}
+    connection.execute(update(Delivery).where(Delivery.id.in_([row.id for row in rows])).values(ended))
+    # Those of them that are sent again find no pause any more.
+    connection.execute(update(Callback).where(Callback.id == callback_id).values(NOT_PAUSED))
 
 
 def pause(connection: Connection, callback_id: int, *, reason: str, now: datetime) -> None:

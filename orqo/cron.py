@@ -37,6 +37,12 @@ def _zones() -> frozenset[str]:
     return frozenset(available_timezones())
 
 
+def local_text(moment: datetime, zone: str) -> str:
+    """Give a moment as a clock in a zone shows it: `2026-03-29 03:15 +02:00`."""
+    shown = moment.astimezone(ZoneInfo(zone)).isoformat(sep=" ", timespec="minutes")
+    return f"{shown[:16]} {shown[16:]}"
+
+
 def next_time(expression: str, zone: str, *, after: datetime) -> datetime | None:
     """Give the first time after a moment, in UTC; None where there is none within fifty years."""
     return next(iter(next_times(expression, zone, after=after, count=1)), None)

@@ -109,6 +109,24 @@ class Database:
         seconds = connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one()
         return LeaseClock("postgresql", float(seconds))
 
+    def tidy(self, *, pages: int) -> None:
+        """Give up to so many free pages back to the disk, and the write-ahead log as far as nobody reads it; SQLite alone.
+
+        Raises Unavailable where the database is busy.
+        """
+        if not self.is_sqlite:
+            return
+        # A checkpoint is refused within a transaction, and SQLAlchemy begins one with every connection of its own.
+        raw = self.engine.raw_connection()
+        try:
+            for pragma in (f"incremental_vacuum({pages})", "wal_checkpoint(TRUNCATE)"):
+                # The vacuum gives back one page for each step of its cursor.
+                raw.cursor().execute(f"PRAGMA {pragma}").fetchall()
+        except sqlite_module().OperationalError as fault:
+            raise Unavailable("The database is busy. Try again.") from fault
+        finally:
+            raw.close()
+
     def close(self) -> None:
         """Close all pooled connections."""
         self.engine.dispose()

@@ -153,7 +153,10 @@ def parse(text: str, *, folder: Path | None = None) -> Definition:
 
 def parse_trigger(name: str, *, webhook: Mapping[str, Any] | None = None, filter: Mapping[str, Any] | None = None) -> TriggerDefinition:
     """Read one trigger written with a file's keys, as the command line and the dashboard make them; Invalid as `parse`."""
-    trigger = {"name": name, "webhook": dict(webhook or {})} | ({"filter": dict(filter)} if filter is not None else {})
+    return _only_trigger({"name": name, "webhook": dict(webhook or {})} | ({"filter": dict(filter)} if filter is not None else {}))
+
+
+def _only_trigger(trigger: Mapping[str, Any]) -> TriggerDefinition:
     # JSON is YAML: one reading, one set of refusals.
     text = json.dumps({"name": "x", "triggers": [trigger], "stages": [{"name": "x", "stub": {}}]})
     try:
@@ -166,6 +169,12 @@ def parse_trigger(name: str, *, webhook: Mapping[str, Any] | None = None, filter
 def scheduled(expression: str, zone: str, value: Json) -> dict[str, Any]:
     """Give the stored form of a schedule's options."""
     return {"schedule": " ".join(expression.split()), "timezone": zone, "input": value}
+
+
+def parse_schedule(expression: str, *, zone: str | None = None, value: Json = None) -> TriggerDefinition:
+    """Read a schedule as `parse_trigger` reads a webhook."""
+    trigger = {"name": "x", "schedule": expression, "input": value} | ({} if zone is None else {"timezone": zone})
+    return _only_trigger(trigger)
 
 
 def _stored_stage(stage: Mapping[str, Any]) -> StageDefinition:

@@ -6,13 +6,15 @@ thread sends.
 
 from __future__ import annotations
 
+import base64
 import json
 import random
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from sqlalchemy import Connection, Row, and_, func, insert, not_, or_, select, update
 from sqlalchemy.orm import aliased
@@ -30,6 +32,9 @@ LEASE_S = 45.0
 JITTER = 0.1
 GONE = 410
 REDELIVER_LIMIT = 10_000
+# No host is called so: every one has its port.
+GUARDED = "guarded"
+GUARDED_MAX = 24
 PREVIOUS = "_PREVIOUS"
 COLUMNS = Delivery.__table__
 NO_LEASE: dict[str, Any] = {"lease_owner": None, "lease_boot": None, "lease_until": None}
@@ -63,48 +68,66 @@ class Sender:
 
 
 def claim_due(
-    database: Database, *, owner: str, limit: int, per_host: int, in_flight: Mapping[str, int], now: datetime
+    database: Database, *, owner: str, limit: int, per_host: int, in_flight: Mapping[str, int], slow: Collection[str] = (), now: datetime
 ) -> list[Row[Any]]:
     """Lease deliveries that are due and free, the longest due first; one commit, none where nothing is due.
 
-    At most `limit`, and at most `per_host` to one host with those `in_flight` already: a receiver that hangs holds no
-    others up.
+    At most `limit`, and at most `per_host` to one host with those `in_flight` already, one to a `slow` one: receivers that
+    hang hold no others up. `in_flight` counts what a request's own URL influences under GUARDED too, of which there are at
+    most GUARDED_MAX: whoever may start runs can name many hosts.
     """
-    full = _full_hosts(in_flight, per_host)
+    full = _full_hosts(in_flight, per_host, slow)
     with database.read() as connection:
         if not connection.execute(_due(database, connection, full, now).limit(1)).first():
             return []
     with database.transaction() as connection:
-        return claim_some(database, connection, owner=owner, limit=limit, per_host=per_host, in_flight=in_flight, now=now)
+        room: dict[str, Any] = {"limit": limit, "per_host": per_host, "in_flight": in_flight, "slow": slow}
+        return claim_some(database, connection, owner=owner, **room, now=now)
 
 
 def claim_some(
-    database: Database, connection: Connection, *, owner: str, limit: int, per_host: int, in_flight: Mapping[str, int], now: datetime
+    database: Database,
+    connection: Connection,
+    *,
+    owner: str,
+    limit: int,
+    per_host: int,
+    in_flight: Mapping[str, int],
+    slow: Collection[str] = (),
+    now: datetime,
 ) -> list[Row[Any]]:
     """Do what `claim_due` does within the caller's transaction."""
     if limit <= 0:
         return []
     reading = database.lease_clock(connection)
-    rows = connection.execute(_due(database, connection, _full_hosts(in_flight, per_host), now).limit(limit * 4)).all()
-    chosen = _chosen(rows, limit, per_host, in_flight)
+    due = _due(database, connection, _full_hosts(in_flight, per_host, slow), now)
+    chosen = _chosen(connection.execute(due.limit(limit * 4)).all(), limit, per_host, in_flight, slow)
     if chosen:
         lease = {"lease_owner": owner, "lease_boot": reading.boot, "lease_until": reading.seconds + LEASE_S}
         connection.execute(update(Delivery).where(Delivery.id.in_([row.id for row in chosen])).values(lease))
     return chosen
 
 
-def _full_hosts(in_flight: Mapping[str, int], per_host: int) -> list[str]:
-    return [host for host, count in in_flight.items() if count >= per_host]
+def _full_hosts(in_flight: Mapping[str, int], per_host: int, slow: Collection[str]) -> list[str]:
+    return [host for host, count in in_flight.items() if count >= (GUARDED_MAX if host == GUARDED else 1 if host in slow else per_host)]
 
 
-def _chosen(rows: Sequence[Row[Any]], limit: int, per_host: int, in_flight: Mapping[str, int]) -> list[Row[Any]]:
-    counts = dict(in_flight)
+def _chosen(
+    rows: Sequence[Row[Any]], limit: int, per_host: int, in_flight: Mapping[str, int], slow: Collection[str]
+) -> list[Row[Any]]:
+    counts = Counter(in_flight)
     chosen: list[Row[Any]] = []
     for row in rows:
-        if len(chosen) < limit and counts.get(row.host, 0) < per_host:
-            counts[row.host] = counts.get(row.host, 0) + 1
+        taken = taken_by(row)
+        if len(chosen) < limit and not set(taken) & set(_full_hosts({name: counts[name] for name in taken}, per_host, slow)):
+            counts.update(taken)
             chosen.append(row)
     return chosen
+
+
+def taken_by(row: Row[Any]) -> list[str]:
+    """Give what a delivery in flight takes room of: its host, and the share of guarded ones where it is one."""
+    return [row.host, GUARDED] if row.guarded else [row.host]
 
 
 def _due(database: Database, connection: Connection, full: Collection[str], now: datetime) -> Any:
@@ -112,6 +135,8 @@ def _due(database: Database, connection: Connection, full: Collection[str], now:
     free = or_(Delivery.lease_owner.is_(None), Delivery.lease_boot != reading.boot, Delivery.lease_until <= reading.seconds)
     due = and_(Delivery.status == DeliveryStatus.PENDING, Delivery.next_attempt_at <= clock.to_text(now))
     query = select(COLUMNS).where(due, free).order_by(Delivery.next_attempt_at, Delivery.id).with_for_update(skip_locked=True)
+    if GUARDED in full:
+        query = query.where(Delivery.guarded == 0)
     return query.where(not_(Delivery.host.in_(sorted(full)))) if full else query
 
 
@@ -159,7 +184,7 @@ def send(delivery: Row[Any], sender: Sender, *, now: datetime) -> Outcome:
         timeout_s=TIMEOUT_S,
         max_bytes=ANSWER_MAX_BYTES,
     )
-    return _outcome(answer, sender.secrets, now)
+    return _outcome(answer, url, sender.secrets, now)
 
 
 def request_of(delivery: Row[Any], secrets: SecretStore, key: bytes, *, now: datetime) -> tuple[str, dict[str, str]]:
@@ -198,14 +223,24 @@ def _filled(segments: Sequence[Any], secrets: Mapping[str, str], *, quoted: bool
     return text
 
 
-def _outcome(answer: outbound.Answer | outbound.Failure, secrets: SecretStore, now: datetime) -> Outcome:
+def _outcome(answer: outbound.Answer | outbound.Failure, url: str, secrets: SecretStore, now: datetime) -> Outcome:
     if isinstance(answer, outbound.Failure):
         return Outcome(now, answer.duration_ms, None, answer.reason, secrets.mask(answer.detail))
-    excerpt = secrets.mask(answer.body[:EXCERPT_BYTES].decode("utf-8", errors="replace")).replace("\0", "\ufffd")
+    excerpt = _excerpt(answer, url, secrets)
     taken = 200 <= answer.status < 300
     reason, detail = ("delivered", "") if taken else ("status", _why_not(answer.status))
-    retry_after_s = outbound.retry_after_s(answer.headers.get("retry-after"), now=now)
+    retry_after_s = None if taken else outbound.retry_after_s(answer.headers.get("retry-after"), now=now)
     return Outcome(now, answer.duration_ms, answer.status, reason, detail, excerpt, retry_after_s)
+
+
+def _excerpt(answer: outbound.Answer, url: str, secrets: SecretStore) -> str:
+    """Give the beginning of an answer as text, masked before it is cut: half a secret is one too."""
+    body = secrets.mask_bytes(answer.body)
+    user = urlsplit(url).netloc.rpartition("@")[0].encode()
+    for shown in (user, base64.b64encode(unquote_to_bytes(user))) if user else ():
+        body = body.replace(shown, b"***")
+    body = secrets.mask_last(body) if answer.truncated else body
+    return body[:EXCERPT_BYTES].decode("utf-8", errors="replace").replace("\0", "\ufffd")
 
 
 def _why_not(status: int) -> str:
@@ -296,6 +331,12 @@ def _is_paused(connection: Connection, callback_id: int | None) -> bool:
     return connection.execute(select(Callback.paused_at).where(Callback.id == callback_id)).scalar() is not None
 
 
+def _has_earlier(connection: Connection, row: Row[Any]) -> bool:
+    """Tell whether an earlier delivery of the same run and callback is pending: it goes first, and releases this one."""
+    same = (Delivery.run_id == row.run_id, Delivery.channel == row.channel, Delivery.id < row.id)
+    return connection.execute(select(Delivery.id).where(*same, Delivery.status == DeliveryStatus.PENDING).limit(1)).scalar() is not None
+
+
 def _release_next(connection: Connection, run_id: int, channel: str, moment: str) -> None:
     """Make the next delivery of the same run and callback due: this is what keeps them in order."""
     later = aliased(Delivery)
@@ -315,7 +356,8 @@ def redeliver(connection: Connection, delivery_id: int, *, now: datetime) -> Non
         raise Conflict(f"Delivery {delivery_id} is pending: it is being sent already.")
     if not row.body:
         raise Conflict(f"Delivery {delivery_id} could not be rendered: there is nothing to send. Mend the callback and run again.")
-    due_at = None if _is_paused(connection, row.callback_id) else clock.to_text(now)
+    held = _is_paused(connection, row.callback_id) or _has_earlier(connection, row)
+    due_at = None if held else clock.to_text(now)
     again = {"status": DeliveryStatus.PENDING, "retries": 0, "finished_at": None, "next_attempt_at": due_at}
     connection.execute(update(Delivery).where(Delivery.id == delivery_id).values(again))
 
@@ -353,8 +395,7 @@ def attempts_of(connection: Connection, delivery_id: int, *, limit: int = 200) -
 def shown_url(stored: str) -> str:
     """Give the stored URL for people: secrets by name, no user info, no query."""
     segments = json.loads(stored)
-    text = "".join(part if isinstance(part, str) else f"${{secrets.{part['secret']}}}" for part in segments)
-    return text if len(segments) > 1 else outbound.shown_url(text)
+    return outbound.shown_template("".join(part if isinstance(part, str) else f"${{secrets.{part['secret']}}}" for part in segments))
 
 
 def list_all(connection: Connection, *, status: str | None = None, run_id: int | None = None, limit: int = 100) -> list[dict[str, Any]]:

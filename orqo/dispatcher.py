@@ -13,14 +13,16 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from sqlalchemy import Connection, Row
 from sqlalchemy.exc import DBAPIError
 
-from orqo import clock, crashpoints, deliveries, runs
+from orqo import clock, crashpoints, deliveries, retention, runs, schedules
 from orqo.errors import Unavailable
+from orqo.folder import Folder
 from orqo.models import DeliveryStatus
 from orqo.queue import Bell, Notices
 
@@ -31,6 +33,9 @@ PER_HOST_MAX = 8
 SWEEP_EVERY_S = 1.0
 STALE_S = 2.0
 DRAIN_LOOK_S = 0.2
+SLOW_FOR_S = 300.0
+FOLDER_EVERY_S = 2.0
+PRUNE_FIRST_S, PRUNE_PAUSE_S, PRUNE_EVERY_S = 10.0, 0.5, 60.0
 # A claimed delivery and what came of sending it.
 Sent = tuple[Row[Any], deliveries.Outcome]
 
@@ -49,25 +54,59 @@ class Dispatcher:
     schedule_s: Sequence[float]
     owner: str
     stopping: threading.Event
+    keep: retention.Limits | None = None
+    folder: Folder | None = None
+    runs_dir: Path = Path()
     in_flight: Counter[str] = field(default_factory=Counter)
     inbox: SimpleQueue[Sent | None] = field(default_factory=SimpleQueue)
     unrecorded: list[Sent] = field(default_factory=list)
+    # Hosts whose last attempt ran out of time, each until when it gets one attempt at a time.
+    slow: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """How many deliveries are in flight."""
+        return self.in_flight.total() - self.in_flight[deliveries.GUARDED]
 
 
 def loop(dispatcher: Dispatcher) -> None:
     """Deliver and sweep until `stopping` is set; then let the attempts under way end."""
     threading.Thread(target=_listen, args=(dispatcher,), name="notices", daemon=True).start()
-    next_sweep, busy = 0.0, False
+    next_sweep, next_look, next_prune, busy = 0.0, 0.0, time.monotonic() + PRUNE_FIRST_S, False
     with ThreadPoolExecutor(IN_FLIGHT_MAX, thread_name_prefix="deliver") as pool:
         while not dispatcher.stopping.is_set():
             if time.monotonic() >= next_sweep:
                 _guarded(lambda: sweep(dispatcher))
+                _guarded(lambda: fire_schedules(dispatcher))
                 next_sweep = time.monotonic() + SWEEP_EVERY_S
+            if dispatcher.folder and time.monotonic() >= next_look:
+                _guarded(lambda: dispatcher.folder and dispatcher.folder.look(now=clock.now()))
+                next_look = time.monotonic() + FOLDER_EVERY_S
+            if time.monotonic() >= next_prune:
+                # Batch after batch while there is more, each a turn of its own so that nothing due waits for it.
+                more = _guarded(lambda: prune(dispatcher))
+                next_prune = time.monotonic() + (PRUNE_PAUSE_S if more else PRUNE_EVERY_S)
             _gather(dispatcher, 0.0 if busy else max(0.0, next_sweep - time.monotonic()))
             busy = _guarded(lambda: deliver_due(dispatcher, pool))
-        while dispatcher.in_flight.total():
+        while dispatcher.count:
             _gather(dispatcher, DRAIN_LOOK_S)
             _guarded(lambda: _record(dispatcher))
+
+
+def fire_schedules(dispatcher: Dispatcher) -> bool:
+    """Start what is scheduled for now; a schedule with a fault of its own costs itself alone. Tells whether any run began."""
+    due = schedules.due(dispatcher.box.database, now=clock.now())
+    fired = sum(_guarded(lambda row=row: _fire(dispatcher, row)) for row in due)
+    if fired:
+        dispatcher.bell.wake_workers()
+    return bool(fired)
+
+
+def _fire(dispatcher: Dispatcher, row: Row[Any]) -> bool:
+    run_id = schedules.fire(dispatcher.box.database, row, now=clock.now())
+    if run_id is not None:
+        log.info("step=schedule trigger=%s run=%s", row.id, run_id)
+    return run_id is not None
 
 
 def _listen(dispatcher: Dispatcher) -> None:
@@ -112,13 +151,23 @@ def sweep(dispatcher: Dispatcher) -> bool:
     return swept.stale
 
 
+def prune(dispatcher: Dispatcher) -> bool:
+    """Delete a batch of what is kept no longer; tells whether there was any."""
+    if dispatcher.keep is None:
+        return False
+    gone = retention.prune(dispatcher.box.database, dispatcher.keep, dispatcher.runs_dir, now=clock.now())
+    if gone:
+        log.info("step=prune rows=%d", gone)
+    return gone > 0
+
+
 def deliver_due(dispatcher: Dispatcher, pool: ThreadPoolExecutor) -> bool:
     """Record what was sent, claim what is due and hand it to the sending threads; tells whether any was claimed."""
     claimed = _record(dispatcher) if dispatcher.unrecorded else _claim(dispatcher)
     if claimed:
         crashpoints.reach("delivery-claimed")
-    dispatcher.in_flight.update(row.host for row in claimed)
     for row in claimed:
+        dispatcher.in_flight.update(deliveries.taken_by(row))
         pool.submit(_send, dispatcher, row)
     return bool(claimed)
 
@@ -128,11 +177,14 @@ def _claim(dispatcher: Dispatcher) -> list[Row[Any]]:
 
 
 def _room(dispatcher: Dispatcher) -> dict[str, Any]:
+    now_s = time.monotonic()
+    dispatcher.slow = {host: until for host, until in dispatcher.slow.items() if until > now_s}
     return {
         "owner": dispatcher.owner,
-        "limit": 0 if dispatcher.stopping.is_set() else IN_FLIGHT_MAX - dispatcher.in_flight.total(),
+        "limit": 0 if dispatcher.stopping.is_set() else IN_FLIGHT_MAX - dispatcher.count,
         "per_host": PER_HOST_MAX,
         "in_flight": dispatcher.in_flight,
+        "slow": dispatcher.slow,
     }
 
 
@@ -150,7 +202,8 @@ def _record(dispatcher: Dispatcher) -> list[Row[Any]]:
             claimed = deliveries.claim_some(database, connection, **_room(dispatcher), now=now)
             crashpoints.reach("attempt-before-commit")
     except Unavailable:
-        dispatcher.in_flight.update(row.host for row, _ in sent)
+        for row, _ in sent:
+            dispatcher.in_flight.update(deliveries.taken_by(row))
         raise
     del dispatcher.unrecorded[: len(sent)]
     crashpoints.reach("attempt-recorded")
@@ -175,7 +228,12 @@ def _record_one(dispatcher: Dispatcher, connection: Connection, sent: Sent, now:
 
 def _forget(dispatcher: Dispatcher, sent: Sequence[Sent]) -> None:
     """Make room for others where these were in flight."""
-    dispatcher.in_flight.subtract(row.host for row, _ in sent)
+    for row, outcome in sent:
+        dispatcher.in_flight.subtract(deliveries.taken_by(row))
+        if outcome.reason == "timeout":
+            dispatcher.slow[row.host] = time.monotonic() + SLOW_FOR_S
+        elif outcome.delivered:
+            dispatcher.slow.pop(row.host, None)
     dispatcher.in_flight += Counter()
 
 

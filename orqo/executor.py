@@ -236,7 +236,7 @@ def _record(worker: Worker, held: Held, result: stages.Completed | stages.Failed
         return runs.record(
             worker.box, claim, end, step.stage, skipped=skipped, go_on=go_on, elapsed_ms=held.elapsed_ms, now=clock.now()
         )
-    return _finish(worker, held, end, step, known, skipped=skipped, until=until)
+    return _finish(worker, held, end, step, runs.result.passed_over(known, skipped), skipped=skipped, until=until)
 
 
 def _next(claim: runs.Claim, end: runs.StageEnd, failure: flow.Failure | None) -> flow.Step:
@@ -311,6 +311,8 @@ def _finish(
     crashpoints.reach("finished")
     if told:
         worker.bell.notify()
+    if claim.run.awaited:
+        worker.bell.ended(claim.run.id)
     log.info("step=finish run=%s status=%s ms=%d", claim.run.id, verdict.status, held.elapsed_ms)
     _forget_empty_dir(worker.config, claim.run.id)
     return following

@@ -34,13 +34,19 @@ def error_of(row: Row[Any]) -> dict[str, Any] | None:
 
 def run_shape(row: Row[Any], workflow: str) -> dict[str, Any]:
     """Give a run as lists show it: everything but its stages; `rerun_of` only where it repeats another."""
+    told = run_summary(row, workflow)
+    large = {"input": json.loads(row.input), "output": jsontext.value_of(row.output, row.output_kind)}
+    first = ("id", "workflow_id", "workflow", "status")
+    return {key: told[key] for key in first} | large | told
+
+
+def run_summary(row: Row[Any], workflow: str) -> dict[str, Any]:
+    """Give a run without what may be large: input, output, stages."""
     return {
         "id": row.id,
         "workflow_id": row.workflow_id,
         "workflow": workflow,
         "status": row.status,
-        "input": json.loads(row.input),
-        "output": jsontext.value_of(row.output, row.output_kind),
         "error": error_of(row),
         "metadata": json.loads(row.metadata),
         "trigger_id": row.trigger_id,

@@ -17,7 +17,7 @@ from sqlalchemy import Row
 from orqo import call, facts, inbound, lookup, match, payload, requestlog, runs, triggers, vendors
 from orqo.call import Call
 from orqo.db import Database
-from orqo.errors import Forbidden, Invalid, Malformed, Problem, TooManyRequests, Unauthorized
+from orqo.errors import Busy, Forbidden, Invalid, Malformed, Problem, TooManyRequests, Unauthorized
 from orqo.models import Verdict
 from orqo.signing import SignatureInvalid
 from orqo.vendors import Handshake
@@ -25,6 +25,7 @@ from orqo.webhook import Options
 
 log = logging.getLogger(__name__)
 
+NOT_PASSED = "the webhook's filter does not let it pass; its request log says why"
 KEY_MAX_CHARACTERS = 255
 DIAGNOSED_MAX_BYTES = 256 * 1024
 CHALLENGE = {"WWW-Authenticate": 'Signature realm="webhook"'}
@@ -160,10 +161,15 @@ def judge(gate: Gate, guest: Visit, *, now: datetime) -> Outcome:
     reason = _filtered(gate, guest, replay, {"input": value, "trigger": told}, now)
     if reason is not None:
         requestlog.note(gate.database, guest.entry(Verdict.IGNORED, 200, reason), now=now)
-        return Outcome(Verdict.IGNORED, reason=reason)
+        # The reason quotes what the filter wants, which is nothing for the sender.
+        return Outcome(Verdict.IGNORED, reason=NOT_PASSED)
     if not guest.found.workflow_enabled:
         raise Invalid(f"The workflow {guest.found.workflow_name} is disabled: it cannot be started.")
-    return _accepted(gate, guest, value, told, replay, now)
+    try:
+        return _accepted(gate, guest, value, told, replay, now)
+    except Busy as fault:
+        requestlog.note(gate.database, guest.entry(Verdict.IGNORED, 200, fault.detail), now=now)
+        return Outcome(Verdict.IGNORED, reason=fault.detail)
 
 
 def _value(given: Call) -> tuple[Any, Malformed | None]:
@@ -184,6 +190,9 @@ def _replay(guest: Visit, value: Any) -> runs.Replay | None:
         # An event's name counts only after the signature passed: else a forged one could take the place of the real.
         return None
     scope = f"trigger:{guest.found.id}"
+    signed = vendors.signed_id(guest.options.scheme, guest.call, value)
+    if signed is not None:
+        return runs.Replay(scope, signed, None)
     key = guest.call.headers.get("idempotency-key")
     if key is not None:
         return keyed(scope, key, guest.call.body or b"")
@@ -220,6 +229,7 @@ def _accepted(gate: Gate, guest: Visit, value: Any, told: Mapping[str, Any], rep
         trigger_id=found.id,
         trigger_facts=told,
         replay=replay,
+        awaited=guest.options.answer is None and call.wait_s(guest.call.headers) > 0,
     )
     with gate.database.transaction() as connection:
         accepted = runs.accept(connection, new, now=now)

@@ -12,12 +12,13 @@ import base64
 import binascii
 import hashlib
 import hmac
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from orqo import signing
+from orqo import jsontext, signing
 from orqo.signing import SignatureInvalid
 
 TOLERANCE_S = 300
@@ -30,6 +31,8 @@ DIGEST_PREFIX = "sha256:"
 KEPT_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 # What may stand before a signature to name it: sha256=, v1=
 LABEL = re.compile(r"[A-Za-z0-9_-]{1,20}=(?=.)")
+STRIPE_TIME = re.compile(r"(?:^|,)t=([0-9]{1,12})(?:,|$)")
+RESPELLED_MAX_BYTES = 64 * 1024
 HEADERS = {
     "github": ("x-hub-signature-256",),
     "slack": ("x-slack-signature", "x-slack-request-timestamp"),
@@ -179,6 +182,15 @@ def digest(value: str) -> str:
 CHECKS = {"github": _github, "slack": _slack, "stripe": _stripe, "standard-webhooks": _standard, "generic": _generic}
 
 
+def signed_at(scheme: Scheme, headers: Mapping[str, str]) -> int | None:
+    """Give when a request says that it was signed, in seconds since 1970; None where its scheme has no time or it says none."""
+    if scheme.name == "stripe":
+        found = STRIPE_TIME.search(headers.get("stripe-signature", ""))
+        return int(found[1]) if found else None
+    stamp = headers.get({"slack": "x-slack-request-timestamp", "standard-webhooks": "webhook-timestamp"}.get(scheme.name, ""), "")
+    return int(stamp) if UNIX_TIME.fullmatch(stamp) else None
+
+
 # ── why it does not fit ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -211,11 +223,34 @@ def _variations(scheme: Scheme, secrets: Sequence[str], body: bytes, label: str)
     ]
     decoded = [text for secret in secrets if (text := _decoded(secret))]
     found.append(("the sender takes the secret as base64 and signs with what that stands for", scheme, decoded, body))
+    found += [(f"the JSON was written anew on the way: {how} was signed", scheme, secrets, other) for how, other in _respelled(body)]
     if scheme.name == "generic" and not scheme.is_plain:
         # What was taken for the prefix may be part of the value, and the other way round.
         others = [(a, e, p) for a in ALGORITHMS[:3] for e in ENCODINGS for p in dict.fromkeys((scheme.prefix, "", label))]
         found += [(_called(a, e, p), Scheme("generic", scheme.header, a, e, p), secrets, body) for a, e, p in others]
     return found
+
+
+def _respelled(body: bytes) -> list[tuple[str, bytes]]:
+    """Give a JSON body as other programs write the same value: what a sender signs and its client or a proxy then writes anew."""
+    if len(body) > RESPELLED_MAX_BYTES or body.lstrip()[:1] not in (b"{", b"["):
+        return []
+    try:
+        value = jsontext.parse(body)
+    except jsontext.NotJson:
+        return []
+    compact = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    escaped = json.dumps(value, separators=(",", ":"))
+    found = {
+        "JSON without spaces": compact,
+        "JSON without spaces, other letters as \\u escapes": escaped,
+        "JSON as PHP writes it (\\/ and \\u escapes)": escaped.replace("/", "\\/"),
+        "JSON as Python writes it (a space after , and :)": json.dumps(value),
+        "JSON as Python writes it, sorted by key": json.dumps(value, sort_keys=True),
+        "JSON without spaces, sorted by key": json.dumps(value, separators=(",", ":"), ensure_ascii=False, sort_keys=True),
+        "indented JSON": json.dumps(value, indent=2, ensure_ascii=False),
+    }
+    return [(how, text.encode("utf-8")) for how, text in found.items()]
 
 
 def _called(algorithm: str, encoding: str, prefix: str) -> str:

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Row, case, func, literal, sele
 
 from orqo import deliveries
 from orqo.listings import LARGEST_ID, listed_runs
-from orqo.models import Attempt, Delivery, Run, Stage, WorkflowVersion
+from orqo.models import Attempt, Delivery, Run, Stage, Wait, Workflow, WorkflowVersion
 
 CUT_BYTES = 8192
 # A value above this is not even read for its beginning: a run of many stages would read them all.
@@ -20,7 +20,9 @@ READ_MAX_BYTES = 1024 * 1024
 STAGES_SHOWN = 200
 DELIVERIES_SHOWN = 50
 ATTEMPTS_SHOWN = 20
-RUNS, STAGES = Run.__table__, Stage.__table__
+RUNS, STAGES, WAITS = Run.__table__, Stage.__table__, Wait.__table__
+STAGE_NOTES = ("usage", "note", "inherited")
+COLUMNS = ("version_id", "metadata", "trigger_facts", "output_kind", "output_truncated", "running_ms", "rerun_of", "parent_via")
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,10 @@ def _start_of(column: Any, name: str) -> tuple[ColumnElement[Any], ColumnElement
 
 
 def run(connection: Connection, run_id: int) -> Row[Any] | None:
-    """Give a run as lists show it, with `version`, `metadata`, `trigger_facts` and the starts of input and output."""
+    """Give a run as lists show it, with `version`, `metadata`, `trigger_facts`, what it came of, and the starts of input and output."""
     if not 0 < run_id <= LARGEST_ID:
         return None
-    columns = (RUNS.c.version_id, RUNS.c.metadata, RUNS.c.trigger_facts, RUNS.c.output_kind, RUNS.c.output_truncated, RUNS.c.running_ms)
+    columns = [RUNS.c[name] for name in COLUMNS]
     query = listed_runs().add_columns(*columns, *_start_of(RUNS.c.input, "input"), *_start_of(RUNS.c.output, "output"))
     query = query.add_columns(WorkflowVersion.number.label("version")).join(WorkflowVersion, WorkflowVersion.id == RUNS.c.version_id)
     return connection.execute(query.where(RUNS.c.id == run_id)).one_or_none()
@@ -67,10 +69,22 @@ def cut(row: Row[Any], name: str, kind: str | None) -> Cut:
 
 def stages(connection: Connection, run_id: int) -> list[Row[Any]]:
     """Give the executions of a run's stages in order, at most 200, with the starts of output and stderr."""
-    names = ("sequence", "name", "kind", "pass", "status", "attempts", "failures", "outcome", "started_at", "finished_at")
-    columns = (*names, "error_reason", "error_detail", "exit_code", "output_kind", "output_truncated", "response")
+    names = ("id", "sequence", "name", "kind", "pass", "status", "attempts", "failures", "outcome", "started_at", "finished_at")
+    columns = (*names, "error_reason", "error_detail", "exit_code", "output_kind", "output_truncated", "response", *STAGE_NOTES)
     query = select(*(STAGES.c[name] for name in columns), *_start_of(STAGES.c.stderr, "stderr"), *_start_of(STAGES.c.output, "output"))
     return list(connection.execute(query.where(STAGES.c.run_id == run_id).order_by(STAGES.c.sequence).limit(STAGES_SHOWN)))
+
+
+def waits(connection: Connection, run_id: int) -> list[Row[Any]]:
+    """Give what a run's stages waited for and wait for, oldest first."""
+    return list(connection.execute(select(WAITS).where(WAITS.c.run_id == run_id).order_by(WAITS.c.id.desc()).limit(STAGES_SHOWN)))[::-1]
+
+
+def children(connection: Connection, run_id: int) -> list[Row[Any]]:
+    """Give the runs that a run's stages started: id, status, `workflow`, and which execution of which stage it was."""
+    columns = (RUNS.c.id, RUNS.c.status, RUNS.c.parent_stage, RUNS.c.parent_pass, RUNS.c.parent_via, Workflow.name.label("workflow"))
+    mine = select(*columns).join(Workflow, Workflow.id == RUNS.c.workflow_id).where(RUNS.c.parent_id == run_id)
+    return list(connection.execute(mine.order_by(RUNS.c.id).limit(STAGES_SHOWN)))
 
 
 def deliveries_of(connection: Connection, run_id: int) -> list[dict[str, Any]]:
@@ -85,6 +99,11 @@ def attempts(connection: Connection, delivery_id: int) -> list[Row[Any]]:
     """Give the newest attempts of a delivery, newest first."""
     query = select(Attempt.__table__).where(Attempt.delivery_id == delivery_id)
     return list(connection.execute(query.order_by(Attempt.id.desc()).limit(ATTEMPTS_SHOWN)))
+
+
+def output_kind(connection: Connection, run_id: int) -> str | None:
+    """Give what a run's output is: text, json or bytes; None where there is none."""
+    return connection.execute(select(RUNS.c.output_kind).where(RUNS.c.id == run_id)).scalar()
 
 
 def whole(connection: Connection, run_id: int, *, column: str, sequence: int | None = None) -> bytes | None:

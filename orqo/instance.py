@@ -13,6 +13,7 @@ from sqlalchemy import Connection, insert, select, update
 from orqo import clock, tokens
 from orqo.config import Config, ConfigError
 from orqo.db import Database
+from orqo.errors import Conflict
 from orqo.models import ApiToken, Instance
 from orqo.secretstore import instance_key, key_check
 
@@ -25,7 +26,7 @@ OTHER_KEY = (
 def establish(database: Database, config: Config, *, now: datetime) -> bytes:
     """Give the instance key after making sure that it is this database's; makes both sides at the first start.
 
-    Also makes the API token of ORQO_API_TOKEN exist. Raises ConfigError.
+    Also makes the API token of ORQO_API_TOKEN exist and notes ORQO_WORKFLOWS. Raises ConfigError.
     """
     with database.transaction() as connection:
         row = connection.execute(select(Instance.key_check)).one_or_none()
@@ -35,6 +36,7 @@ def establish(database: Database, config: Config, *, now: datetime) -> bytes:
             connection.execute(insert(Instance).values(values))
         elif not hmac.compare_digest(row.key_check, key_check(key)):
             raise ConfigError([OTHER_KEY])
+        _note_folder(connection, config)
         if config.api_token:
             _pin_api_token(connection, config.api_token, now)
     return key
@@ -56,6 +58,25 @@ def _pin_api_token(connection: Connection, token: str, now: datetime) -> None:
         raise ConfigError(["ORQO_API_TOKEN: write orqo_ and 43 of A-Z, a-z, 0-9, - and _; token create prints one"])
     if connection.execute(select(ApiToken.id).where(ApiToken.token_hash == tokens.digest(token))).scalar() is None:
         tokens.create(connection, name="ORQO_API_TOKEN", scopes=["admin"], token=token, now=now)
+
+
+def _note_folder(connection: Connection, config: Config) -> None:
+    """Note ORQO_WORKFLOWS as the service has it: commands are often run without the service's environment."""
+    folder = str(config.workflows) if config.workflows else None
+    if connection.execute(select(Instance.workflows_folder)).scalar() != folder:
+        connection.execute(update(Instance).values(workflows_folder=folder))
+
+
+def workflows_folder(connection: Connection) -> str | None:
+    """Give the folder whose files alone say what workflows are (ORQO_WORKFLOWS), None where they are edited here."""
+    return connection.execute(select(Instance.workflows_folder)).scalar()
+
+
+def check_editable(connection: Connection) -> None:
+    """Raise Conflict where the files of a folder alone say what workflows there are."""
+    folder = workflows_folder(connection)
+    if folder is not None:
+        raise Conflict(f"Workflows come from the files in {folder} (ORQO_WORKFLOWS): change the file there.")
 
 
 def claim_example(connection: Connection, *, now: datetime) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, select
+from sqlalchemy import Connection, Row, Select, and_, or_, select
 
 from orqo.deliveries import shown_url
 from orqo.models import ApiToken, Delivery, Request, Run, Trigger, Workflow, WorkflowVersion
@@ -20,6 +20,7 @@ RUNS = Run.__table__
 LISTED = (
     *(RUNS.c[name] for name in ("id", "workflow_id", "status", "origin", "trigger_id", "token_id", "created_at", "started_at")),
     *(RUNS.c[name] for name in ("finished_at", "wake_at", "stop_requested_at", "error_reason", "error_detail", "error_stage")),
+    *(RUNS.c[name] for name in ("held", "parent_id", "parent_stage")),
 )
 
 LISTED_DELIVERIES = tuple(
@@ -27,6 +28,11 @@ LISTED_DELIVERIES = tuple(
     for name in ("id", "run_id", "callback_id", "event", "url", "status", "attempts", "next_attempt_at", "created_at", "finished_at")
 )
 
+REQUESTS = Request.__table__
+LISTED_REQUESTS = tuple(
+    REQUESTS.c[name]
+    for name in ("id", "endpoint", "received_at", "trigger_id", "run_id", "status_code", "verdict", "reason", "method", "size", "replay_of")
+)
 EVENTS = (Request.endpoint == "callback", Request.webhook_id.is_not(None))
 
 
@@ -76,6 +82,46 @@ def newest_deliveries(connection: Connection, callback_ids: list[int]) -> list[d
 
 def _delivery(row: Row[Any]) -> dict[str, Any]:
     return dict(row._mapping) | {"shown_url": shown_url(row.url)}
+
+
+def requests(connection: Connection, *, workflow_id: int, verdict: str | None = None, before: int | None = None) -> Page:
+    """Give what a workflow's triggers and /trigger received, with `trigger` and `token` (names). The table holds 10,000 at most.
+
+    A call of /trigger that started no run belongs to no workflow: each of them lists it.
+    """
+    mine = or_(Trigger.workflow_id == workflow_id, RUNS.c.workflow_id == workflow_id)
+    nobodys = and_(REQUESTS.c.endpoint == "trigger", REQUESTS.c.run_id.is_(None))
+    query = _listed_requests().outerjoin(RUNS, RUNS.c.id == REQUESTS.c.run_id).where(REQUESTS.c.endpoint != "callback", or_(mine, nobodys))
+    if verdict:
+        query = query.where(REQUESTS.c.verdict == verdict)
+    return _page(connection, query, REQUESTS.c.id, before)
+
+
+def _listed_requests() -> Select[Any]:
+    named = select(*LISTED_REQUESTS, Trigger.name.label("trigger"), ApiToken.name.label("token")).select_from(REQUESTS)
+    return named.outerjoin(Trigger, Trigger.id == REQUESTS.c.trigger_id).outerjoin(ApiToken, ApiToken.id == REQUESTS.c.token_id)
+
+
+def requests_of_run(connection: Connection, run_id: int) -> list[Row[Any]]:
+    """Give the requests that started a run or found it again, oldest first."""
+    mine = _listed_requests().where(REQUESTS.c.run_id == run_id, REQUESTS.c.endpoint != "callback")
+    return list(connection.execute(mine.order_by(REQUESTS.c.id).limit(RECENT_ROWS)))
+
+
+def replays_of(connection: Connection, request_id: int) -> list[Row[Any]]:
+    """Give the replays of a request, oldest first."""
+    return list(connection.execute(_listed_requests().where(REQUESTS.c.replay_of == request_id).order_by(REQUESTS.c.id).limit(RECENT_ROWS)))
+
+
+def token_name(connection: Connection, token_id: int | None) -> str | None:
+    """Give the name of an API token, None where it is gone."""
+    return connection.execute(select(ApiToken.name).where(ApiToken.id == token_id)).scalar()
+
+
+def newest_request(connection: Connection, trigger_id: int) -> Row[Any] | None:
+    """Give the last request that a trigger received, None where there was none."""
+    mine = _listed_requests().where(REQUESTS.c.trigger_id == trigger_id)
+    return connection.execute(mine.order_by(REQUESTS.c.id.desc()).limit(1)).one_or_none()
 
 
 def received(connection: Connection, *, before: int | None = None) -> Page:

@@ -23,9 +23,9 @@ from requests.adapters import HTTPAdapter
 from orqo.addresses import Network, address_allowed
 from orqo.deadline import Ended, Exchange, PatientSocket, tls_context
 from orqo.dial import Dialler, Names, Resolve
-from orqo.outgoing import check_request, merged_headers, retry_after_s, shown_url
+from orqo.outgoing import check_request, merged_headers, retry_after_s, shown_template, shown_url
 
-__all__ = ["Answer", "Client", "Failure", "address_allowed", "retry_after_s", "shown_url"]
+__all__ = ["Answer", "Client", "Failure", "address_allowed", "retry_after_s", "shown_template", "shown_url"]
 
 # urllib3 logs whole URLs with their query strings, at debug for each request and at warning for odd headers.
 logging.getLogger("urllib3").setLevel(logging.CRITICAL)

@@ -18,6 +18,7 @@ FORBIDDEN_IN_URL = re.compile(r"[\x00-\x20\x7f\\]")
 FORBIDDEN_IN_HEADER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 FRAMING = {"content-length", "transfer-encoding"}
+LOOKUP = re.compile(r"\$\{[^}]*\}")
 UNREADABLE = "(unreadable URL)"
 RETRY_AFTER_MAX_S = 86400.0
 
@@ -59,6 +60,17 @@ def shown_url(url: str) -> str:
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in shown)
 
 
+def shown_template(text: str) -> str:
+    """Do the same for a URL in which look-ups stand, which are kept; a URL that begins with one shows its look-ups alone."""
+    found = LOOKUP.findall(text)
+    if not found:
+        return shown_url(text)
+    shown = shown_url(re.sub(LOOKUP, lambda each: f"zq{found.index(each[0])}qz", text))
+    if shown == UNREADABLE:
+        return " ".join(found)
+    return re.sub(r"zq(\d+)qz", lambda each: found[int(each[1])], shown)
+
+
 def retry_after_s(value: str | None, *, now: datetime) -> float | None:
     """Read a Retry-After header, seconds or a date (RFC 9110 §10.2.3): the seconds from `now`, at most a day; None if unreadable."""
     if value is None:
@@ -67,7 +79,8 @@ def retry_after_s(value: str | None, *, now: datetime) -> float | None:
         return min(float(value), RETRY_AFTER_MAX_S)
     try:
         moment = parsedate_to_datetime(value)
-    except ValueError:
+        left_s = (moment.replace(tzinfo=moment.tzinfo or UTC) - now).total_seconds()
+    except (ValueError, OverflowError):
+        # A year of eleven digits is one of the things that receivers send.
         return None
-    left_s = (moment.replace(tzinfo=moment.tzinfo or UTC) - now).total_seconds()
     return min(max(left_s, 0.0), RETRY_AFTER_MAX_S)

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Row, Select, func, select, text
 from orqo import clock
 from orqo.db import Database, sqlite_path
 from orqo.listings import RUNS, listed_runs
-from orqo.models import TERMINAL, Delivery, DeliveryStatus, RunStatus
+from orqo.models import TERMINAL, Delivery, DeliveryStatus, RunStatus, Wait, WaitStatus
 
 HOURS = 48
 DAY_HOURS = 24
@@ -88,12 +88,13 @@ def _bounded(connection: Connection, query: Select[Any]) -> Count:
 
 @dataclass(frozen=True)
 class Present:
-    """What is under way now: rows as lists show them, at most ten of each, and how many there are."""
+    """What is under way now: rows as lists show them, at most ten of each, how many there are, and by run what it waits for."""
 
     running: list[Row[Any]]
     running_count: Count
     waiting: list[Row[Any]]
     waiting_count: Count
+    waits: dict[int, Row[Any]]
     failed: list[Row[Any]]
 
 
@@ -110,6 +111,7 @@ def present(connection: Connection, *, now: datetime) -> Present:
         running_count=_bounded(connection, _ids(running)),
         waiting=held,
         waiting_count=Count(pending_count.number + waiting_count.number, pending_count.more or waiting_count.more),
+        waits=_waits(connection, [row.id for row in held]),
         failed=failed,
     )
 
@@ -120,6 +122,12 @@ def _ids(condition: Any) -> Select[Any]:
 
 def _newest(connection: Connection, condition: Any) -> list[Row[Any]]:
     return list(connection.execute(listed_runs().where(condition).order_by(RUNS.c.id.desc()).limit(SHOWN_ROWS)))
+
+
+def _waits(connection: Connection, run_ids: list[int]) -> dict[int, Row[Any]]:
+    """Give the open wait of each run that has one."""
+    mine = select(Wait.__table__).where(Wait.run_id.in_(run_ids), Wait.status == WaitStatus.OPEN)
+    return {row.run_id: row for row in connection.execute(mine.order_by(Wait.id).limit(COUNTED_MAX))}
 
 
 def deliveries_due(connection: Connection) -> Count:

@@ -8,14 +8,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from orqo import clock, crashpoints, jsontext, runs, stages
+from orqo import clock, jsontext, runs, stages
 from orqo.queue import Bell
 
 log = logging.getLogger(__name__)
 
 
 def settle(
-    box: runs.Box, bell: Bell, context: stages.Context, claim: runs.Claim, result: stages.Wait | stages.Child, *, elapsed_ms: Callable[[], int]
+    box: runs.Box,
+    bell: Bell,
+    context: stages.Context,
+    claim: runs.Claim,
+    result: stages.Wait | stages.Child,
+    *,
+    elapsed_ms: Callable[[], int],
 ) -> stages.Completed | stages.Failed | None:
     """Let a run wait as its stage says; None where it waits now. A stage that does not wait after all has a result.
 

@@ -17,8 +17,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from orqo import clock, db, deliveries, dispatcher, executor, instance, leases, logs, outbound, processes, queue, runs
+from orqo import clock, db, deliveries, dispatcher, executor, instance, leases, logs, outbound, processes, queue, retention, runs
 from orqo.config import Config
+from orqo.folder import Folder
 from orqo.queue import Bell
 from orqo.secretstore import SecretStore
 from orqo.stages import descendants, handover
@@ -28,7 +29,8 @@ log = logging.getLogger(__name__)
 
 WATCHED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 WAIT_S = 1.0
-BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.2, 3.0
+# Short: a fork costs little, and while all children wait no run goes on.
+BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.2, 1.0
 SETTLED_S = 10.0
 KILL_AFTER_S = 1.0
 
@@ -48,7 +50,7 @@ class Child:
 def main() -> int:
     """Run until SIGTERM or SIGINT; the environment is the configuration. Raises ConfigError, SchemaMismatch."""
     config = Config.from_environ()
-    logs.install(config.log_level)
+    logs.install(config.log_level, config.log_format)
     key = _checked_key(config)
     secrets = SecretStore.from_config(config)
     children = [Child(f"worker-{number}", lambda: _work(config, key, secrets)) for number in range(1, config.workers + 1)]
@@ -178,17 +180,20 @@ def _work(config: Config, key: bytes, secrets: SecretStore) -> None:
 
 def _dispatch(config: Config, key: bytes, secrets: SecretStore) -> None:
     """Be the dispatcher."""
-    stopping = threading.Event()
+    stopping, box = threading.Event(), _box(config, key)
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     signal.signal(signal.SIGINT, lambda *_: stopping.set())
     dispatcher.loop(
         dispatcher.Dispatcher(
-            box=_box(config, key),
+            box=box,
             bell=Bell.of(config, key),
             sender=deliveries.Sender(_client(config), secrets, key),
             schedule_s=config.callback_retries_s,
             owner=leases.owner(),
             stopping=stopping,
+            keep=retention.Limits(config.keep_days, config.keep_runs),
+            runs_dir=config.data / "runs",
+            folder=Folder(box.database, config.workflows, key=key, secrets=secrets) if config.workflows else None,
         )
     )
 

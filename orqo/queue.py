@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -34,6 +35,7 @@ WAKE_UP_EXPIRES_S = 5
 FAILURE_TTL_S = 60
 WORKER_TTL_S = 20
 WORKER_FRESH_S = 60
+PAUSE_FIRST_S, PAUSE_MAX_S = 0.05, 0.5
 
 
 class WakeUp(Job):
@@ -111,6 +113,17 @@ class Bell:
         """Tell the dispatcher that something is due."""
         self._try(lambda: self._client.publish(self._channel, b"1"))
 
+    def ended(self, run_id: int) -> None:
+        """Tell whoever waits for this run that it has ended."""
+        self._try(lambda: self._client.publish(self._channel_of(run_id), b"1"))
+
+    def ends(self, run_id: int) -> Ends:
+        """Give what hears of this run's end; to be entered before its status is looked at, so that nothing falls between."""
+        return Ends(self.url, self._channel_of(run_id))
+
+    def _channel_of(self, run_id: int) -> str:
+        return f"{self.queue_name}:ended:{run_id}"
+
     def is_reachable(self) -> bool:
         """Tell whether Redis answers now."""
         try:
@@ -167,6 +180,44 @@ class Notices:
             return False
 
 
+class Ends:
+    """The other end of `Bell.ended`, for one run and one thread. Without Redis the time passes, the first times little of it."""
+
+    def __init__(self, url: str, channel: str) -> None:
+        self._client = quick_client(url)
+        self._subscription: PubSub | None = None
+        self._channel = channel
+        self._pause_s = PAUSE_FIRST_S
+
+    def __enter__(self) -> Ends:
+        try:
+            subscription = self._client.pubsub()
+            subscription.subscribe(self._channel)
+            # What Redis confirms: from here on nothing that is told is missed.
+            if subscription.get_message(timeout=TIMEOUT_S) is not None:
+                self._subscription = subscription
+        except (RedisError, OSError):
+            self._subscription = None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(RedisError, OSError):
+            if self._subscription is not None:
+                self._subscription.close()
+            self._client.close()
+
+    def wait(self, timeout_s: float) -> None:
+        """Return when the run's end is told, or after the time at the latest."""
+        try:
+            if self._subscription is not None:
+                self._subscription.get_message(timeout=timeout_s)
+                return
+        except (RedisError, OSError):
+            self._subscription = None
+        time.sleep(min(timeout_s, self._pause_s))
+        self._pause_s = min(self._pause_s * 1.5, PAUSE_MAX_S)
+
+
 class Worker(SimpleWorker):
     """RQ's worker without a fork for each job: a stage's isolation is its own process.
 
@@ -202,9 +253,13 @@ class Worker(SimpleWorker):
 
 def run_worker(bell: Bell, *, name: str, stopping: threading.Event, on_start: Callable[[Worker], None]) -> None:
     """Work until told to stop or until RQ gives up, as it does when Redis is lost; the caller starts it again."""
-    worker = Worker(bell, name=name, stopping=stopping)
-    on_start(worker)
-    worker.work(logging_level="WARNING")
+    try:
+        worker = Worker(bell, name=name, stopping=stopping)
+        on_start(worker)
+        worker.work(logging_level="WARNING")
+    except (RedisError, OSError) as fault:
+        # RQ asks Redis for its own address before it can wait for it.
+        log.warning("step=redis status=unreachable error=%s", type(fault).__name__)
 
 
 def beat(worker: Worker) -> None:

@@ -5,6 +5,7 @@ Owns which of them may come again. A signature is verified again, without its ti
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -16,6 +17,7 @@ from orqo.hooks import Gate, Outcome, Visit
 from orqo.models import Verdict
 from orqo.webhook import Options
 
+DISABLED = "Trigger {name} is disabled: enable it first."
 AGAIN = (Verdict.REFUSED, Verdict.IGNORED)
 
 
@@ -35,14 +37,40 @@ def replay(gate: Gate, request_id: int, *, anyway: bool = False, now: datetime) 
     refusal = _why_not(row)
     if refusal:
         raise Conflict(refusal)
+    with gate.database.read() as connection:
+        again = requestlog.run_of_replay(connection, request_id)
+    if again is not None:
+        raise Conflict(f"Request {request_id} was replayed already: it started run {again}. Run that one again instead.")
     if not found.enabled:
-        raise Conflict(f"Trigger {found.name} is disabled: enable it first.")
+        raise Conflict(DISABLED.format(name=found.name))
     guest = Visit(found, Options.from_stored(found.options), requestlog.call_of(row), replay_of=request_id)
     if anyway:
         guest = _unverified(gate, guest, now)
     else:
         hooks.verify(gate, guest, now=now, tolerance_s=None)
     return hooks.judge(gate, guest, now=now)
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """What would become of a kept request now: `refusal` says why it cannot come again, `signature` why it does not fit."""
+
+    refusal: str | None = None
+    signature: str | None = None
+
+
+def prospect(gate: Gate, row: Row[Any], found: Row[Any] | None, *, now: datetime) -> Prospect:
+    """Look at a request as `replay` would, and start nothing. `found` is its trigger, a row of `triggers.find_by_id`."""
+    refusal = _why_not(row) or (None if found is not None else f"The trigger of request {row.id} is gone.")
+    if refusal is not None or found is None:
+        return Prospect(refusal)
+    guest = Visit(found, Options.from_stored(found.options), requestlog.call_of(row))
+    closed = None if found.enabled else DISABLED.format(name=found.name)
+    try:
+        hooks.verify(gate, guest, now=now, tolerance_s=None)
+    except hooks.SignatureRefused as fault:
+        return Prospect(closed, fault.for_owner)
+    return Prospect(closed)
 
 
 def _why_not(row: Row[Any]) -> str | None:

@@ -10,7 +10,7 @@ import base64
 import json
 import logging
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, cast
@@ -136,17 +136,29 @@ def list_all(
     trigger_id: int | None = None,
     run_id: int | None = None,
     before: int | None = None,
+    workflow_ids: Collection[int] | None = None,
     limit: int = 50,
 ) -> list[dict[str, Any]]:
-    """Give requests without headers and bodies, newest first, each with the names of its `workflow` and `trigger`."""
+    """Give requests without headers and bodies, newest first, each with the names of its `workflow` and `trigger`.
+
+    With `workflow_ids` only those to webhooks of these workflows.
+    """
     query = _with_names(*(ROWS.c[name] for name in LISTED))
     wanted = {"endpoint": endpoint, "verdict": verdict, "trigger_id": trigger_id, "run_id": run_id}
     query = query.where(*(ROWS.c[name] == value for name, value in wanted.items() if value is not None))
     if workflow_id is not None:
         query = query.where(Trigger.workflow_id == workflow_id)
+    if workflow_ids is not None:
+        query = query.where(Trigger.workflow_id.in_(sorted(workflow_ids)))
     if before is not None:
         query = query.where(ROWS.c.id < before)
     return [dict(row._mapping) for row in connection.execute(query.order_by(ROWS.c.id.desc()).limit(limit))]
+
+
+def run_of_replay(connection: Connection, request_id: int) -> int | None:
+    """Give the run that a replay of this request started, None where none did."""
+    started = select(Request.run_id).where(Request.replay_of == request_id, Request.run_id.is_not(None))
+    return connection.execute(started.order_by(Request.id).limit(1)).scalar()
 
 
 def find(connection: Connection, request_id: int) -> Row[Any] | None:
@@ -182,15 +194,18 @@ def call_of(row: Row[Any]) -> Call:
     return Call(method=row.method, headers=headers, query=query, remote=row.remote, body=row.body)
 
 
-def as_curl(row: Row[Any], url: str = "$URL") -> str:
+def as_curl(row: Row[Any], url: str = "$URL", *, body_file: str | None = None) -> str:
     """Give a command that sends the request once more, without what was a credential or a signature.
 
-    `url` is put in as it is, quoted where it is not the variable.
+    `url` is put in as it is, quoted where it is not the variable. An API token is the variable ORQO_API_TOKEN. The body is
+    read from `body_file` where there is one.
     """
     headers: Mapping[str, str] = json.loads(row.headers)
     query = "&".join(f"{_quoted(name)}={_quoted(value)}" for name, value in json.loads(row.query) if value != call.HIDDEN)
     where = url + (f"?{query}" if query else "")
     words = ["curl", "-X", shlex.quote(row.method), f'"{where}"' if url == "$URL" else shlex.quote(where)]
+    if row.endpoint != "hook" and "authorization" in headers:
+        words += ["-H", '"Authorization: Bearer $ORQO_API_TOKEN"']
     for name, value in headers.items():
         # Of -H @name curl reads a file.
         if value != call.HIDDEN and name not in NOT_COPIED and not name.startswith("@"):
@@ -199,6 +214,8 @@ def as_curl(row: Row[Any], url: str = "$URL") -> str:
         return " ".join(words)
     if "content-type" not in headers:
         words += ["-H", "Content-Type:"]
+    if body_file is not None:
+        return " ".join([*words, "--data-binary", shlex.quote(f"@{body_file}")])
     text = _body(row.body)
     if isinstance(text, str) and text.isprintable():
         return " ".join([*words, "--data-raw", shlex.quote(text)])

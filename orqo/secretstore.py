@@ -23,6 +23,8 @@ KEY_BYTES = 32
 MASK = "***"
 # Shorter values stand in too much innocent text: masking "on" would ruin an output and hide nothing.
 MASKED_MIN_LENGTH = 4
+# Fewer characters of base64 hold less than four of the secret's.
+BASE64_MIN_LENGTH = 6
 
 
 class SecretStore(Mapping[str, str]):
@@ -87,6 +89,16 @@ def _spellings(value: str) -> Iterator[str]:
     yield json.dumps(value)[1:-1]
     yield json.dumps(value, ensure_ascii=False)[1:-1]
     yield base64.b64encode(value.encode()).decode().rstrip("=")
+    yield from _base64_within(value.encode())
+
+
+def _base64_within(value: bytes) -> Iterator[str]:
+    """Give how a value looks within the base64 of a longer text, as after `user:`: what its neighbours do not change."""
+    for before, start in ((0, 0), (1, 2), (2, 3)):
+        written = base64.b64encode(b"\0" * before + value).decode().rstrip("=")
+        inner = written[start : None if (before + len(value)) % 3 == 0 else -1]
+        if len(inner) >= BASE64_MIN_LENGTH:
+            yield inner
 
 
 def _read_file(name: str) -> dict[str, str]:

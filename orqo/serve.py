@@ -51,7 +51,7 @@ def run(
     os.umask(0o077)
     try:
         make_data_folder(config.data)
-        with _locked(config.data), ExitStack() as stack:
+        with locked(config.data), ExitStack() as stack:
             _run(config, default_programs(config) if programs is None else programs, prepare, on_ready, stack)
     except (CannotStart, listening.CannotListen) as fault:
         print(f"orqo: {fault}", file=sys.stderr, flush=True)
@@ -122,7 +122,7 @@ def make_data_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Keep a second supervisor off this data; the kernel lifts the lock however this process ends."""
     with open(folder / "lock", "r+", encoding="ascii") as lock:
         try:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, Row, insert, select, update
 
 from orqo import clock
 from orqo.errors import Fault, Invalid, NotFound
@@ -126,27 +126,41 @@ def find(connection: Connection, token: str, *, now: datetime) -> Holder | None:
     return Holder(row.id, row.name, frozenset(row.scopes.split()), listed, row.last_used_at)
 
 
+def is_marked(holder: Holder, *, now: datetime) -> bool:
+    """Tell whether a token's use within this minute is recorded already."""
+    return bool(holder.last_used_at and clock.from_text(holder.last_used_at) > now - LAST_USED_EVERY)
+
+
 def mark_used(connection: Connection, holder: Holder, *, now: datetime) -> None:
     """Record that a token was used, to the minute."""
-    if holder.last_used_at and clock.from_text(holder.last_used_at) > now - LAST_USED_EVERY:
+    if is_marked(holder, now=now):
         return
     connection.execute(update(ApiToken).where(ApiToken.id == holder.id).values(last_used_at=clock.to_text(now)))
 
 
 def list_all(connection: Connection, *, limit: int = 1000) -> list[dict[str, Any]]:
     """Give each API token without what it is checked by, oldest first; `workflow_ids` null: every workflow."""
-    rows = connection.execute(select(ApiToken.__table__).order_by(ApiToken.id).limit(limit))
+    return [shown(row) for row in connection.execute(select(ApiToken.__table__).order_by(ApiToken.id).limit(limit))]
+
+
+def shown(row: Row[Any]) -> dict[str, Any]:
+    """Give the JSON of an API token, without what it is checked by."""
     told = ("created_at", "last_used_at", "expires_at", "revoked_at")
-    return [
-        {
-            "id": row.id,
-            "name": row.name,
-            "scopes": row.scopes.split(),
-            "workflow_ids": None if row.workflow_ids is None else json.loads(row.workflow_ids),
-            **{key: getattr(row, key) for key in told},
-        }
-        for row in rows
-    ]
+    return {
+        "id": row.id,
+        "name": row.name,
+        "scopes": row.scopes.split(),
+        "workflow_ids": None if row.workflow_ids is None else json.loads(row.workflow_ids),
+        **{key: getattr(row, key) for key in told},
+    }
+
+
+def get(connection: Connection, token_id: int) -> Row[Any]:
+    """Give a token's row; NotFound where there is none."""
+    row = connection.execute(select(ApiToken.__table__).where(ApiToken.id == token_id)).one_or_none()
+    if row is None:
+        raise NotFound(f"There is no API token {token_id}. List them with: token list")
+    return row
 
 
 def revoke(connection: Connection, token_id: int, *, now: datetime) -> None:
@@ -154,7 +168,5 @@ def revoke(connection: Connection, token_id: int, *, now: datetime) -> None:
     changed = connection.execute(
         update(ApiToken).where(ApiToken.id == token_id, ApiToken.revoked_at.is_(None)).values(revoked_at=clock.to_text(now))
     )
-    if changed.rowcount:
-        return
-    if connection.execute(select(ApiToken.id).where(ApiToken.id == token_id)).scalar() is None:
-        raise NotFound(f"There is no API token {token_id}. List them with: token list")
+    if not changed.rowcount:
+        get(connection, token_id)

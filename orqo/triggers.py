@@ -1,4 +1,4 @@
-"""Webhook triggers: made, found by their token, changed.
+"""Triggers: webhooks, found by their token, and schedules; made and changed.
 
 Owns the table triggers. The token of a trigger is derived from its nonce and the instance key, unless a file pins it.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
-from orqo import clock, jsontext, tokens
+from orqo import clock, cron, jsontext, tokens
 from orqo.definition import TriggerDefinition
 from orqo.errors import Conflict, Fault, Invalid, NotFound
 from orqo.models import Trigger, Workflow
@@ -25,6 +25,7 @@ UNKNOWN = "There is no such webhook. Copy the URL again from the workflow's Runs
 ROWS = Trigger.__table__
 # Beside its options: the trigger has left its file. It keeps them, for whoever enables it must not open it to unsigned calls.
 ABSENT = "absent"
+SCHEDULE = "schedule"
 
 
 def find(connection: Connection, token: str) -> Row[Any] | None:
@@ -67,12 +68,14 @@ def create(
     now: datetime,
     options: Mapping[str, Any] | None = None,
 ) -> int:
-    """Make a webhook trigger and give its id. Invalid for an unusable name, Conflict for one that is taken.
+    """Make a trigger and give its id. Invalid for an unusable name, Conflict for one that is taken.
 
-    `options` are in the stored form, as `definition.parse_trigger` gives them.
+    `options` are in the stored form, as `definition.parse_trigger` and `parse_schedule` give them; those with a `schedule`
+    make one.
     """
     _check_name(connection, workflow_id, name)
-    return _insert(connection, workflow_id, name, origin, now, _fresh(key), options or {})
+    token = {} if options and SCHEDULE in options else _fresh(key)
+    return _insert(connection, workflow_id, name, origin, now, token, options or {})
 
 
 def _check_name(connection: Connection, workflow_id: int, name: str) -> None:
@@ -91,9 +94,19 @@ def _fresh(key: bytes) -> dict[str, Any]:
 def _insert(
     connection: Connection, workflow_id: int, name: str, origin: str, now: datetime, token: dict[str, Any], options: Mapping[str, Any]
 ) -> int:
-    values = {"workflow_id": workflow_id, "name": name, "kind": "webhook", "origin": origin, "created_at": clock.to_text(now)}
-    values["options"] = jsontext.dump(dict(options))
+    values = {"workflow_id": workflow_id, "name": name, "kind": _kind(options), "origin": origin, "created_at": clock.to_text(now)}
+    values |= {"options": jsontext.dump(dict(options)), "next_fire_at": next_fire(options, now=now)}
     return int(connection.execute(insert(Trigger).values(values | token).returning(Trigger.id)).scalar_one())
+
+
+def _kind(options: Mapping[str, Any]) -> str:
+    return "schedule" if SCHEDULE in options else "webhook"
+
+
+def next_fire(options: Mapping[str, Any], *, now: datetime) -> str | None:
+    """Give when a schedule fires next, as it is stored; None for a webhook."""
+    moment = cron.next_time(options[SCHEDULE], options["timezone"], after=now) if SCHEDULE in options else None
+    return clock.to_text(moment) if moment else None
 
 
 def configure(
@@ -120,20 +133,24 @@ def _configured(
     pinned = {"nonce": None, "token_hash": wanted.token_hash} if wanted.token_hash else None
     if wanted.token_hash:
         _refuse_taken(connection, wanted, row)
+    scheduled = SCHEDULE in wanted.options
     if row is None:
-        return _insert(connection, workflow_id, wanted.name, "file", now, pinned or _fresh(key), wanted.options)
+        return _insert(connection, workflow_id, wanted.name, "file", now, {} if scheduled else pinned or _fresh(key), wanted.options)
     if row.origin != "file":
         raise Conflict(f"The workflow has a trigger {wanted.name} that was made by {row.origin}; rename it in the file or delete that one.")
     changes: dict[str, Any] = {}
     if pinned and row.token_hash != wanted.token_hash:
         changes |= pinned
-    elif not pinned and row.nonce is None:
+    elif not pinned and not scheduled and row.nonce is None:
         changes |= _fresh(key)
+    if row.kind != _kind(wanted.options):
+        # A URL that was a webhook's is not to start what a schedule does.
+        changes |= {"kind": _kind(wanted.options)} | ({"token_hash": None, "nonce": None} if scheduled else {})
     if ABSENT in json.loads(row.options):
         # It was disabled by leaving the file; one that a person disabled stays so.
-        changes["enabled"] = 1
+        changes |= {"enabled": 1, "next_fire_at": next_fire(wanted.options, now=now)}
     if row.options != (options := jsontext.dump(wanted.options)):
-        changes["options"] = options
+        changes |= {"options": options, "next_fire_at": next_fire(wanted.options, now=now)}
     if changes:
         connection.execute(update(Trigger).where(Trigger.id == row.id).values(changes))
     return int(row.id)
@@ -180,13 +197,17 @@ def shown(row: Row[Any]) -> dict[str, Any]:
         "fired_count": row.fired_count,
         "last_fired_at": row.last_fired_at,
         "created_at": row.created_at,
+        **({"next_fire_at": row.next_fire_at} if row.kind == "schedule" else {}),
     }
 
 
 def set_enabled(connection: Connection, trigger_id: int, *, enabled: bool) -> None:
-    """Let a trigger fire, or answer 409 from now on. NotFound where there is none."""
+    """Let a trigger fire, or answer 409 from now on. NotFound where there is none.
+
+    A schedule goes on with the first time after it is enabled: what it missed meanwhile was not wanted.
+    """
     get(connection, trigger_id)
-    connection.execute(update(Trigger).where(Trigger.id == trigger_id).values(enabled=int(enabled)))
+    connection.execute(update(Trigger).where(Trigger.id == trigger_id).values(enabled=int(enabled), next_fire_at=None))
 
 
 def rename(connection: Connection, trigger_id: int, *, name: str) -> None:
@@ -205,7 +226,10 @@ def set_options(connection: Connection, trigger_id: int, *, options: Mapping[str
     row = get(connection, trigger_id)
     if row.origin == "file":
         raise Conflict(f"Trigger {trigger_id} comes from the workflow's file: change it there and apply the file.")
-    connection.execute(update(Trigger).where(Trigger.id == trigger_id).values(options=jsontext.dump(dict(options))))
+    if row.kind != _kind(options):
+        raise Conflict(f"Trigger {trigger_id} is a {row.kind}: it cannot become a {_kind(options)}. Make another trigger.")
+    changed = {"options": jsontext.dump(dict(options)), "next_fire_at": None}
+    connection.execute(update(Trigger).where(Trigger.id == trigger_id).values(changed))
 
 
 def take_turn(connection: Connection, trigger_id: int, rate: Rate, *, now: datetime) -> int | None:
@@ -227,6 +251,8 @@ def take_turn(connection: Connection, trigger_id: int, rate: Rate, *, now: datet
 def rotate(connection: Connection, trigger_id: int, *, key: bytes) -> None:
     """Give a trigger a new token; the old URL is unknown from now on. Conflict where a file pins the token."""
     row = get(connection, trigger_id)
+    if row.kind == "schedule":
+        raise Conflict(f"Trigger {trigger_id} is a schedule: it has no URL.")
     if row.nonce is None:
         raise Conflict(f"The token of trigger {trigger_id} is pinned in the workflow's file: change it there and apply the file.")
     connection.execute(update(Trigger).where(Trigger.id == trigger_id).values(_fresh(key)))

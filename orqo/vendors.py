@@ -58,6 +58,20 @@ def challenge(call: Call, verify_token: str) -> Handshake:
     return Handshake("Meta's hub.challenge", text=asked["hub.challenge"])
 
 
+def signed_id(scheme: Scheme | None, call: Call, value: Any) -> str | None:
+    """Give the event's name where the scheme signs one; None for the other schemes.
+
+    It is then the only name that counts: whoever has a signed request can send it again under any header that is not signed.
+    """
+    named = {
+        "slack": ("slack", _member(value, "event_id")),
+        "stripe": ("stripe", _member(value, "id")),
+        "standard-webhooks": ("webhook", call.headers.get("webhook-id")),
+    }
+    sender, text = named.get(scheme.name if scheme else "", ("", None))
+    return f"{sender}:{text}" if isinstance(text, str) and ID.fullmatch(text) else None
+
+
 def event_id(call: Call, value: Any) -> str | None:
     """Give what a sender names this event by, with the sender's name before it; None where it gives none.
 

@@ -93,6 +93,30 @@ def stored(trigger: Mapping[str, Any]) -> dict[str, Any]:
     return found | ({"filter": trigger["filter"]} if "filter" in trigger else {})
 
 
+def written(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the stored form as a workflow file writes it, `{"webhook", "filter"}`: what `stored` reads gives the same again."""
+    signature = Scheme.from_dict(options["signature"]) if "signature" in options else None
+    names = dict(zip(("secret", "previous_secret"), options.get("secrets", ()), strict=False))
+    found: dict[str, Any] = {"signature": _written_scheme(signature)} if signature else {}
+    found |= {key: f"${{secrets.{name}}}" for key, name in names.items()}
+    if "verify_token" in options:
+        found["verify_token"] = f"${{secrets.{options['verify_token']}}}"
+    if options.get("dedupe") is False:
+        found["dedupe"] = "off"
+    found |= {key: options[key] for key in ("rate", "networks", "response") if key in options}
+    if "max_body_bytes" in options:
+        found["max_body"] = options["max_body_bytes"]
+    return ({"webhook": found} if found else {}) | ({"filter": options["filter"]} if "filter" in options else {})
+
+
+def _written_scheme(signature: Scheme) -> Any:
+    if signature.name != "generic":
+        return signature.name
+    spelling = {} if signature.is_plain else {"encoding": signature.encoding}
+    prefix = {"prefix": signature.prefix} if signature.prefix else {}
+    return {"header": signature.header, "algorithm": signature.algorithm, **spelling, **prefix}
+
+
 def _secret_name(text: str) -> str:
     found = SECRET.fullmatch(text)
     assert found is not None

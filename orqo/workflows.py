@@ -16,9 +16,9 @@ from sqlalchemy import Connection, Engine, Row, insert, select, update
 
 from orqo import clock, inputschema, jsontext
 from orqo.definition import Definition
-from orqo.errors import Fault, Invalid, NotFound
+from orqo.errors import Conflict, Fault, Invalid, NotFound
 from orqo.lookup import Json
-from orqo.models import Workflow, WorkflowVersion
+from orqo.models import Instance, Workflow, WorkflowVersion
 
 LARGEST_ID = 2**63 - 1
 VALIDATORS_MAX = 1000
@@ -180,9 +180,15 @@ def source_of(connection: Connection, version_id: int) -> str:
 
 
 def set_enabled(connection: Connection, reference: int | str, *, enabled: bool, now: datetime) -> None:
-    """Let a workflow be started, or refuse every new run of it; runs that exist go on. NotFound where there is none."""
+    """Let a workflow be started, or refuse every new run of it; runs that exist go on. NotFound where there is none.
+
+    Conflict where it is disabled because the folder that says what workflows there are holds no file for it.
+    """
     workflow = get(connection, reference)
-    changes = {"enabled": int(enabled), "updated_at": clock.to_text(now)}
+    folder = connection.execute(select(Instance.workflows_folder)).scalar() if workflow.absent else None
+    if enabled and folder is not None:
+        raise Conflict(f"No file in {folder} (ORQO_WORKFLOWS) defines workflow {workflow.name}: put one there.")
+    changes = {"enabled": int(enabled), "absent": 0, "updated_at": clock.to_text(now)}
     connection.execute(update(Workflow).where(Workflow.id == workflow.id).values(changes))
 
 

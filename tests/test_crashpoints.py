@@ -103,8 +103,9 @@ def apply_all(box: TestBox, done: Inbox, base: str, folder: Path) -> list[str]:
     names = []
     for kind, idempotent in itertools.product(KINDS, (False, True)):
         name = f"{kind}-{'again' if idempotent else 'once'}"
+        again = str(idempotent).lower()
         stages = "".join(
-            f"  - {{name: {stage}, {effect(kind, stage, base, folder)}, idempotent: {str(idempotent).lower()}}}\n" for stage in ("one", "two")
+            f"  - {{name: {stage}, {effect(kind, stage, base, folder)}, idempotent: {again}}}\n" for stage in ("one", "two")
         )
         box.apply(f"name: {name}\ncallbacks: [{{url: '{done.url()}'}}]\nstages:\n{stages}")
         names.append(name)
@@ -126,10 +127,12 @@ def deliver(box: TestBox) -> None:
     sending = dispatcher.Dispatcher(box.box, box.bell, sender, (0.1,) * 9, leases.owner(), stopping)
     thread = threading.Thread(target=dispatcher.loop, args=(sending,))
     thread.start()
-    wait_for(lambda: not box.rows("SELECT id FROM deliveries WHERE status = 'pending'"), within_s=15)
-    stopping.set()
-    box.bell.notify()
-    thread.join()
+    try:
+        wait_for(lambda: not box.rows("SELECT id FROM deliveries WHERE status = 'pending'"), within_s=15)
+    finally:
+        stopping.set()
+        box.bell.notify()
+        thread.join()
 
 
 def is_repeatable(name: str) -> bool:

@@ -26,10 +26,10 @@ from orqo.models import Delivery, Instance
 from orqo.queue import Bell
 from orqo.secretstore import SecretStore
 from support import HELLO, TestBox
+from visitor import HOSTILE, Visitor, link, sign_in
 
-HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'>{{7*7}}${input}"
 ARGUMENTS = {"name": "hello", "run_id": 1, "trigger_id": 1, "callback_id": 1, "delivery_id": 1, "request_id": 1, "sequence": 1}
-IDS = {"token_id": 1, "person_id": 1, "session_id": 1, "filename": "orqo.css"}
+IDS = {"token": "x" * 43, "token_id": 1, "person_id": 1, "session_id": 1, "filename": "orqo.css"}
 BROKEN = """
 name: broken
 callbacks:
@@ -39,35 +39,6 @@ stages:
     script: echo "$HOSTILE"; echo "$HOSTILE" >&2; exit 3
     env: {HOSTILE: "${input}"}
 """
-
-
-class Visitor:
-    """A browser without a script: keeps cookies, sends the tokens of the forms that it was shown."""
-
-    def __init__(self, client: Any) -> None:
-        self.client = client
-
-    def get(self, path: str, **options: Any) -> Any:
-        return self.client.get(path, **options)
-
-    def token(self, path: str = "/settings/people") -> str:
-        found = re.search(r'name="csrf" value="([0-9a-f]{64})"', self.get(path).text)
-        assert found, path
-        return found[1]
-
-    def post(self, path: str, *, headers: dict[str, str] | None = None, **fields: Any) -> Any:
-        return self.client.post(path, data={"csrf": self.token()} | fields, headers=headers or {})
-
-
-def link(box: TestBox) -> str:
-    with box.database.transaction() as connection:
-        return people.make_link(connection, now=clock.now())
-
-
-def sign_in(client: Any, box: TestBox) -> Visitor:
-    token = people.sign_in_by_link(box.database, link(box), None, agent=HOSTILE, now=clock.now())
-    client.set_cookie("orqo_session", token)
-    return Visitor(client)
 
 
 @pytest.fixture
@@ -308,11 +279,11 @@ def test_a_form_of_another_type_is_refused(shown: Visitor) -> None:
 
 PAGES = [
     "/", "/workflows", "/workflows/hello", "/workflows/hello/edit", "/workflows/hello/runs", "/workflows/broken/callbacks",
-    "/new-workflow", "/runs", "/runs/1", "/runs/2", "/deliveries", "/deliveries/1", "/received", "/settings/tokens", "/settings/people",
-    "/settings/instance",
+    "/new-workflow", "/runs", "/runs/1", "/runs/2", "/deliveries", "/deliveries/1", "/received",
+    "/requests/1", "/requests/2", "/settings/tokens", "/settings/people", "/settings/instance",
 ]  # fmt: skip
-LIVE = ["/live", "/runs/live", "/runs/2/live", "/workflows/broken/runs/live"]
-RAW = ["/runs/1/input", "/runs/1/output", "/runs/2/stages/1/output", "/runs/2/stages/1/stderr", "/deliveries/1/body"]
+LIVE = ["/live", "/runs/live", "/runs/2/live", "/workflows/broken/runs/live", "/workflows/broken/requests/live"]
+RAW = ["/runs/1/input", "/runs/1/output", "/runs/2/stages/1/output", "/runs/2/stages/1/stderr", "/deliveries/1/body", "/requests/1/body"]
 
 
 def test_every_page_carries_the_headers(shown: Visitor) -> None:
@@ -370,7 +341,8 @@ def test_nonsense_in_a_query_is_passed_over(shown: Visitor, query: str) -> None:
 
 def test_a_forms_post_with_ids_out_of_range_finds_nothing(shown: Visitor) -> None:
     for path in ("/triggers/{}/switch", "/callbacks/{}/resume", "/deliveries/{}/redeliver", "/settings/tokens/{}/revoke", "/runs/{}/stop",
-                 "/runs/{}/again", "/settings/people/{}/remove", "/settings/sessions/{}/end"):  # fmt: skip
+                 "/runs/{}/again", "/runs/{}/answer", "/triggers/{}/options", "/requests/{}/replay",
+                 "/settings/people/{}/remove", "/settings/sessions/{}/end"):  # fmt: skip
         for number in (0, 999, 2**70):
             assert shown.post(path.format(number)).status_code == 404, (path, number)
 
@@ -567,7 +539,7 @@ def test_a_deleted_workflow_leaves_its_runs_readable(past: TestBox, visitor: Vis
 
     assert visitor.get("/workflows/hello").status_code == 404
     assert visitor.get("/runs/1").status_code == 200
-    assert visitor.post("/runs/1/again").status_code == 404
+    assert visitor.post("/runs/1/again").status_code == 409
 
 
 def test_a_callback_is_added_shown_and_removed(box: TestBox, visitor: Visitor) -> None:

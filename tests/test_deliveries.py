@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -640,3 +641,52 @@ def test_redelivering_to_a_paused_callback_waits_for_its_resumption(box: TestBox
     assert len(ids) == 1
     assert held[0]["next_attempt_at"] is None
     assert box.rows("SELECT next_attempt_at FROM deliveries")[0]["next_attempt_at"] is not None
+
+
+def test_a_callback_whose_url_changed_leaves_what_was_held_dead_and_redeliverable(box: TestBox) -> None:
+    file = "name: told\ncallbacks: [{{url: 'http://127.0.0.1:1/{}'}}]\nstages: [{{name: one, stub: {{}}}}]\n"
+    box.apply(file.format("old"))
+    with box.database.transaction() as connection:
+        callbacks.pause(connection, callbacks.list_all(connection)[0]["id"], reason="Paused by hand.", now=clock.now())
+    runs.stop(box.box, box.accept("told"), now=clock.now())
+
+    box.apply(file.format("new"))
+    dead = box.rows("SELECT id, status FROM deliveries")
+    with box.database.transaction() as connection:
+        deliveries.redeliver(connection, dead[0]["id"], now=clock.now())
+
+    assert [row["status"] for row in dead] == ["dead"]
+    assert box.rows("SELECT reason FROM attempts")[0]["reason"] == "removed"
+    assert box.rows("SELECT next_attempt_at FROM deliveries")[0]["next_attempt_at"] is not None
+
+
+def test_redelivering_all_of_a_run_keeps_their_order(box: TestBox) -> None:
+    file = "name: told\ncallbacks: [{url: 'http://127.0.0.1:1/x', events: [output, completed]}]\n"
+    box.apply(file + "stages: [{name: one, stub: {output: 1}}]\n")
+    with box.database.transaction() as connection:
+        row = {"run_id": box.accept("told"), "now": clock.to_text(clock.now())}
+        for number in range(3):
+            connection.execute(
+                text(
+                    "INSERT INTO deliveries (webhook_id, run_id, channel, sequence, event, url, host, body, status, finished_at, created_at)"
+                    " VALUES (:webhook_id, :run_id, 'callback:1', 1, 'run.output', '[\"http://x\"]', 'x:80', :body, 'dead', :now, :now)"
+                ),
+                row | {"webhook_id": f"msg_{number}", "body": b"{}"},
+            )
+
+        deliveries.redeliver_dead(connection, now=clock.now())
+
+    assert [row["next_attempt_at"] is not None for row in box.rows("SELECT next_attempt_at FROM deliveries ORDER BY id")] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("stored", "shown"),
+    [
+        (["https://u:p@ci.example.com/done?key=1"], "https://***@ci.example.com/done?***"),
+        (["https://u:p@ci.example.com/x/", {"secret": "A"}, "?key=literal"], "https://***@ci.example.com/x/${secrets.A}?***"),
+        ([{"secret": "A"}], "${secrets.A}"),
+    ],
+    ids=["literal", "secret-in-the-path", "wholly-secret"],
+)
+def test_a_shown_url_holds_no_credential(stored: list[Any], shown: str) -> None:
+    assert deliveries.shown_url(json.dumps(stored)) == shown

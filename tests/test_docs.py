@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from orqo import cli
-from orqo.api.validation import load_openapi
+from orqo import cli, description
 from orqo.config import PROJECT_DIR, SETTINGS
 from support import Service
 
@@ -63,7 +62,7 @@ def test_the_readmes_table_is_the_codes(name: str, table: Any) -> None:
 def test_every_route_of_the_api_is_described_and_every_description_exists(client: Any) -> None:
     described = {
         (method.upper(), re.sub(r"\{[^}]*\}", "{}", path))
-        for path, operations in load_openapi()["paths"].items()
+        for path, operations in description.load()["paths"].items()
         for method in operations
         if method in METHODS
     }

@@ -21,7 +21,7 @@ def at(seconds: float) -> str:
 
 
 def stage(begin: float, end: float | None, status: str = "completed") -> Any:
-    return SimpleNamespace(name="a", started_at=at(begin), finished_at=None if end is None else at(end), status=status)
+    return SimpleNamespace(name="a", inherited=0, started_at=at(begin), finished_at=None if end is None else at(end), status=status)
 
 
 def run(created: float = 0, finished: float | None = 10) -> Any:

@@ -16,6 +16,7 @@ from sqlalchemy import text
 
 from orqo import clock, create_app, hooks, replays
 from orqo.config import Config
+from orqo.errors import Conflict
 from support import TestBox
 
 SECRET = "It's a Secret to Everybody"
@@ -244,6 +245,44 @@ def test_the_same_event_again_is_the_same_run(
     assert [row["verdict"] for row in box.rows("SELECT verdict FROM requests ORDER BY id")] == ["accepted", "duplicate"]
 
 
+SIGNED = {
+    "slack": ('{signature: slack, secret: "${secrets.HOOK}"}', EVENT, slack(EVENT)),
+    "stripe": ('{signature: stripe, secret: "${secrets.HOOK}"}', CHARGE, stripe(CHARGE)),
+}
+
+
+@pytest.mark.parametrize("scheme", SIGNED)
+@pytest.mark.parametrize("foreign", ["Idempotency-Key", "X-GitHub-Delivery", "webhook-id"])
+def test_a_header_that_is_not_signed_makes_no_second_event_of_one(
+    client: Any, box: TestBox, hooked: Any, scheme: str, foreign: str
+) -> None:
+    webhook, body, headers = SIGNED[scheme]
+    path = hooked(webhook)
+    client.post(path, data=body, headers=headers)
+
+    again = client.post(path, data=body, headers=headers | {foreign: "another-1"})
+
+    assert again.status_code == 200, again.json
+    assert count(box) == 1
+
+
+def test_a_request_to_a_disabled_trigger_is_kept_with_its_body_and_replayed_once(client: Any, box: TestBox, hooked: Any) -> None:
+    path = hooked()
+    with box.database.transaction() as connection:
+        connection.execute(text("UPDATE triggers SET enabled = 0"))
+    refused = client.post(path, data=BODY, headers={"Content-Type": "application/json"})
+    with box.database.transaction() as connection:
+        connection.execute(text("UPDATE triggers SET enabled = 1"))
+    gate = hooks.Gate(box.database, client.application.extensions["orqo"].secrets, box.config.base_url)
+
+    replays.replay(gate, last(box)["id"], now=clock.now())
+    with pytest.raises(Conflict, match="was replayed already"):
+        replays.replay(gate, 1, now=clock.now())
+
+    assert refused.status_code == 409
+    assert [json.loads(row["input"]) for row in box.rows("SELECT input FROM runs")] == [json.loads(BODY)]
+
+
 def test_redelivering_after_a_failed_run_starts_another(client: Any, box: TestBox, hooked: Any) -> None:
     path, headers = hooked(GITHUB), github(BODY, **{"X-GitHub-Delivery": "72d3162e"})
     first = client.post(path, data=BODY, headers=headers).json["workflow_run_id"]
@@ -286,8 +325,9 @@ def test_what_the_filter_lets_pass_starts_a_run_and_the_rest_is_told_why(client:
     ignored = client.post(path, data=b'{"action": "closed"}', headers=headers)
 
     assert (passed.status_code, ignored.status_code) == (201, 200)
-    assert ignored.json == {"status": "ignored", "reason": 'input.action is "closed", none of ["opened", "synchronize"]'}
-    assert (count(box), last(box)["verdict"], last(box)["reason"]) == (1, "ignored", ignored.json["reason"])
+    assert ignored.json == {"status": "ignored", "reason": hooks.NOT_PASSED}
+    why = 'input.action is "closed", none of ["opened", "synchronize"]'
+    assert (count(box), last(box)["verdict"], last(box)["reason"]) == (1, "ignored", why)
 
 
 def test_an_event_that_came_before_is_a_duplicate_whatever_the_filter_says_now(client: Any, box: TestBox, hooked: Any) -> None:

@@ -58,6 +58,6 @@ def test_retry_after_is_seconds_or_a_date(value: str, expected: float) -> None:
     assert retry_after_s(value, now=NOW) == expected
 
 
-@pytest.mark.parametrize("value", [None, "", "soon", "-5", "1.5", "\u0661", "Mon, 99 Foo 2026"])
+@pytest.mark.parametrize("value", [None, "", "soon", "-5", "1.5", "\u0661", "Mon, 99 Foo 2026", "Mon, 01 Jan 99999999999 00:00:00 GMT"])
 def test_unreadable_retry_after_is_none(value: str | None) -> None:
     assert retry_after_s(value, now=NOW) is None

@@ -234,10 +234,19 @@ def test_many_workers_claim_each_run_once(box: TestBox) -> None:
     assert sorted(got) == sorted(ids)
 
 
-def test_the_oldest_run_goes_first_and_one_that_cost_a_worker_last(box: TestBox) -> None:
+def test_the_oldest_run_goes_first_and_after_one_lost_worker_keeps_its_place(box: TestBox) -> None:
     first, second, third = (box.accept() for _ in range(3))
     claimed(box)
     lose(box)
+
+    assert [claimed(box).run.id for _ in range(3)] == [first, second, third]
+
+
+def test_a_run_that_cost_two_workers_comes_last(box: TestBox) -> None:
+    first, second, third = (box.accept() for _ in range(3))
+    for _ in range(2):
+        claimed(box)
+        lose(box)
 
     assert [claimed(box).run.id for _ in range(3)] == [second, third, first]
 

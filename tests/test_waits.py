@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
+import requests
 from sqlalchemy import text
 
 import inbox as inboxes
 from inbox import Inbox
 from orqo import clock, executor, runs
+from orqo.config import PROJECT_DIR
 from orqo.errors import Conflict, Gone, Invalid, NotFound
 from support import Service, TestBox, wait_for
 
@@ -445,3 +452,241 @@ def test_a_thousand_waiting_runs_cost_no_worker_survive_a_restart_and_are_answer
     wait_for(lambda: waiting() == 0 and not box.rows("SELECT id FROM runs WHERE finished_at IS NULL"), within_s=60, what="all ended")
 
     assert {run_id: box.run(run_id)["output"] for run_id in ids} == {run_id: run_id for run_id in ids}
+
+
+# ── over HTTP ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def report(client: Any, given: Any, *, bearer: str = "", query: str = "", path: str = "/api/v1/callback") -> Any:
+    headers = {"Authorization": f"Bearer {bearer}"} if bearer else {}
+    return client.post(path + query, json=given, headers=headers)
+
+
+@pytest.mark.parametrize("how", ["bearer", "query"])
+def test_a_wait_token_answers_at_callback(client: Any, box: TestBox, worker: executor.Worker, how: str) -> None:
+    run_id = started(box, ASK, AFTER)
+    shown = {"bearer": token(box, run_id)} if how == "bearer" else {"query": f"?token={token(box, run_id)}"}
+
+    first = report(client, {"status": "completed", "output": {"n": 1}}, **shown)
+    again = report(client, {"status": "completed", "output": {"n": 1}}, **shown)
+    other = report(client, {"status": "completed", "output": {"n": 2}}, **shown)
+    executor.work()
+    late = report(client, {"status": "failed"}, **shown)
+
+    assert (first.status_code, first.get_json()) == (200, {"workflow_run_id": run_id, "status": "received"})
+    assert (again.status_code, again.get_json()) == (200, {"workflow_run_id": run_id, "status": "received", "duplicate": True})
+    assert (other.status_code, late.status_code) == (409, 410)
+    assert box.run(run_id)["output"] == {"n": 1}
+
+
+def test_an_unknown_wait_token_is_404_and_other_peoples_signatures_are_ignored(client: Any, box: TestBox, worker: executor.Worker) -> None:
+    run_id = started(box, ASK)
+    unknown = report(client, {"status": "completed"}, bearer="x" * 43)
+    signature = {"Authorization": f"Bearer {token(box, run_id)}", "webhook-id": "a", "webhook-timestamp": "1", "webhook-signature": "v1,x"}
+
+    taken = client.post("/api/v1/callback", json={"status": "completed"}, headers=signature)
+
+    assert (unknown.status_code, taken.status_code) == (404, 200)
+
+
+@pytest.mark.parametrize(
+    ("event", "status", "output"),
+    [
+        ({"type": "run.completed", "status": "completed", "workflow_run_id": 999, "data": {"output": {"n": 7}}}, "completed", {"n": 7}),
+        (
+            {"type": "run.failed", "status": "failed", "workflow_run_id": 1, "data": {"error": {"reason": "timeout", "detail": "too slow"}}},
+            "failed",
+            "timeout: too slow",
+        ),
+        ({"type": "run.stopped", "status": "stopped", "data": {"error": None}}, "failed", "was stopped"),
+        ({"type": "run.output", "status": "running", "data": {"output": "half"}}, "waiting", None),
+    ],
+)
+def test_the_event_of_another_box_is_an_answer(
+    client: Any, box: TestBox, worker: executor.Worker, event: Any, status: str, output: Any
+) -> None:
+    run_id = started(box, ASK, AFTER)
+
+    answered = report(client, event, query=f"?token={token(box, run_id)}")
+    executor.work()
+
+    ended = box.run(run_id)
+    assert (answered.status_code, ended["status"]) == (200, status)
+    assert ended["output"] == output if status != "failed" else output in ended["error"]["detail"]
+
+
+def test_a_report_that_is_no_answer_is_422_and_the_run_goes_on_waiting(client: Any, box: TestBox, worker: executor.Worker) -> None:
+    run_id = started(box, ASK)
+    for given in ({"status": "done"}, {"type": "run.waiting", "status": "waiting"}, {"output": 1}, []):
+        assert report(client, given, bearer=token(box, run_id)).status_code == 422, given
+
+    assert status(box, run_id) == "waiting"
+
+
+@pytest.mark.parametrize("strict", ["0", "1"])
+def test_wait_tokens_stay_in_strict_mode(settings: dict[str, str], request: pytest.FixtureRequest, strict: str) -> None:
+    settings["ORQO_STRICT"] = strict
+    box, client = request.getfixturevalue("box"), request.getfixturevalue("client")
+    request.getfixturevalue("worker")
+    run_id = started(box, ASK)
+
+    assert report(client, {"status": "completed"}, bearer=token(box, run_id)).status_code == 200
+
+
+def test_an_api_token_names_the_run(client: Any, box: TestBox, worker: executor.Worker) -> None:
+    run_id = started(box, ASK, AFTER)
+    bearer = box.token("callback")
+    given = {"status": "completed", "output": "x", "workflow_run_id": run_id}
+
+    wrong_scope = report(client, given, bearer=box.token("read", "write"))
+    wrong_stage = report(client, given | {"stage": "after"}, bearer=bearer)
+    foreign = report(client, given, bearer=box.token("callback", workflow_ids=[1]))
+    taken = report(client, given | {"stage": "ask"}, bearer=bearer)
+    again = report(client, given, bearer=bearer)
+
+    assert (wrong_scope.status_code, wrong_stage.status_code, foreign.status_code) == (403, 409, 404)
+    assert (taken.status_code, again.get_json().get("duplicate")) == (200, True)
+    assert box.rows("SELECT answered_by FROM waits")[0]["answered_by"] == "API token test"
+
+
+def test_the_request_log_tells_of_each_report_and_holds_no_token(client: Any, box: TestBox, worker: executor.Worker) -> None:
+    run_id = started(box, ASK)
+    found = token(box, run_id)
+    report(client, {"status": "nonsense"}, query=f"?token={found}")
+    report(client, {"status": "completed"}, bearer=found)
+    report(client, {"status": "completed"}, query=f"?token={found}")
+
+    rows = box.rows("SELECT verdict, run_id FROM requests ORDER BY id")
+
+    assert [(row["verdict"], row["run_id"]) for row in rows] == [("refused", run_id), ("accepted", run_id), ("duplicate", run_id)]
+    assert found not in str(box.rows("SELECT query, headers, hidden, body FROM requests"))
+
+
+def test_the_api_answers_with_scope_write(client: Any, box: TestBox, worker: executor.Worker) -> None:
+    run_id = started(box, APPROVE)
+    path = f"/api/v1/runs/{run_id}/answer"
+
+    refused = report(client, {"outcome": "approved"}, bearer=box.token("read", "callback", "trigger"), path=path)
+    wrong = report(client, {"outcome": "yes"}, bearer=box.token("write"), path=path)
+    taken = report(client, {"outcome": "approved", "stage": "ask"}, bearer=box.token("write"), path=path)
+    executor.work()
+
+    assert (refused.status_code, wrong.status_code, taken.status_code) == (403, 422, 200)
+    assert wrong.get_json()["errors"] == [{"pointer": "/outcome", "detail": "must be one of approved, rejected"}]
+    assert (status(box, run_id), box.run(run_id)["stages"][0]["outcome"]) == ("completed", "approved")
+
+
+def test_the_api_stops_a_waiting_run_at_once(client: Any, box: TestBox, worker: executor.Worker) -> None:
+    run_id = started(box, APPROVE)
+    path = f"/api/v1/runs/{run_id}/stop"
+
+    stopped = report(client, {}, bearer=box.token("write"), path=path)
+    again = report(client, {}, bearer=box.token("write"), path=path)
+
+    assert (stopped.status_code, stopped.get_json(), again.status_code) == (200, {"id": run_id, "status": "stopped"}, 409)
+    assert status(box, run_id) == "stopped"
+
+
+def test_an_answer_wakes_a_worker(service: Service) -> None:
+    box = service.box
+    apply(box, ASK, AFTER)
+    run_id = box.accept("waits")
+    wait_for(lambda: status(box, run_id) == "waiting")
+    began = time.monotonic()
+
+    answered = requests.post(f"{service.url}/api/v1/callback?token={token(box, run_id)}", json={"status": "completed", "output": 5}, timeout=5)
+    wait_for(lambda: status(box, run_id) == "completed", within_s=5)
+
+    assert answered.status_code == 200
+    assert time.monotonic() - began < 1
+
+
+# ── the command line ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_command_line_answers(box: TestBox, worker: executor.Worker, settings: dict[str, str]) -> None:
+    run_id = started(box, APPROVE)
+    command = [sys.executable, "-m", "orqo", "run", "answer", str(run_id), "ask"]
+    options: dict[str, Any] = {"env": {**os.environ, **settings}, "cwd": PROJECT_DIR, "capture_output": True, "text": True}
+
+    wrong = subprocess.run([*command, "perhaps"], **options)
+    right = subprocess.run([*command, "approved"], **options)
+    executor.work()
+
+    assert (wrong.returncode, wrong.stderr) == (1, "orqo: The outcome must be one of approved, rejected.\n")
+    assert (right.returncode, right.stdout) == (0, f"Run {run_id} goes on.\n")
+    assert status(box, run_id) == "completed"
+    assert "command line" in box.rows("SELECT answered_by FROM waits")[0]["answered_by"]
+
+
+# ── the link ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def form_of(client: Any, path: str) -> dict[str, str]:
+    found = re.search(r'name="csrf" value="([0-9a-f]+)"', client.get(path).get_data(as_text=True))
+    assert found is not None
+    return {"csrf": found[1]}
+
+
+def test_the_link_shows_the_question_to_whoever_has_it_and_decides_nothing(client: Any, box: TestBox, worker: executor.Worker) -> None:
+    run_id = started(box, APPROVE, given={"what": "<b>&"})
+
+    shown = client.get(f"/answer/{token(box, run_id)}")
+
+    assert shown.status_code == 200
+    assert "Publish &lt;b&gt;&amp;?" in shown.get_data(as_text=True)
+    assert (shown.headers["Referrer-Policy"], shown.headers["Cache-Control"]) == ("no-referrer", "no-store")
+    assert status(box, run_id) == "waiting"
+
+
+@pytest.mark.parametrize("outcome", ["approved", "rejected"])
+def test_the_links_form_decides_and_notes_who_and_when(client: Any, box: TestBox, worker: executor.Worker, outcome: str) -> None:
+    run_id = started(box, APPROVE)
+    path = f"/answer/{token(box, run_id)}"
+
+    posted = client.post(path, data=form_of(client, path) | {"outcome": outcome, "by": "Ada  Lovelace"})
+    executor.work()
+
+    assert (posted.status_code, posted.headers["Location"]) == (303, path)
+    assert box.run(run_id)["stages"][0]["outcome"] == outcome
+    assert box.rows("SELECT answered_by FROM waits")[0]["answered_by"] == "Ada Lovelace (by link)"
+    after = client.get(path)
+    assert after.status_code == 200
+    assert outcome in after.get_data(as_text=True) and "<form method" not in after.get_data(as_text=True).partition("<main")[2]
+
+
+@pytest.mark.parametrize(
+    ("change", "headers"),
+    [({"csrf": ""}, {}), ({"csrf": "0" * 64}, {}), ({}, {"Origin": "https://evil.example"}), ({}, {"Sec-Fetch-Site": "cross-site"})],
+)
+def test_a_form_of_another_site_decides_nothing(
+    client: Any, box: TestBox, worker: executor.Worker, change: dict[str, str], headers: dict[str, str]
+) -> None:
+    run_id = started(box, APPROVE)
+    path = f"/answer/{token(box, run_id)}"
+
+    refused = client.post(path, data=form_of(client, path) | {"outcome": "approved"} | change, headers=headers)
+
+    assert (refused.status_code, status(box, run_id)) == (403, "waiting")
+
+
+def test_a_second_decision_by_link_is_told_of_the_first(client: Any, box: TestBox, worker: executor.Worker) -> None:
+    run_id = started(box, APPROVE)
+    path = f"/answer/{token(box, run_id)}"
+    form = form_of(client, path)
+    client.post(path, data=form | {"outcome": "approved"})
+
+    second = client.post(path, data=form | {"outcome": "rejected"})
+
+    assert second.status_code == 409
+    assert "answered otherwise" in second.get_data(as_text=True)
+
+
+def test_a_link_that_leads_nowhere_is_a_page(client: Any, box: TestBox, worker: executor.Worker) -> None:
+    run_id = started(box, ASK)
+    stopped_id = started(box, APPROVE)
+    runs.stop(box.box, stopped_id, now=clock.now())
+
+    for wanted, path in ((404, "x" * 43), (404, "x"), (404, token(box, run_id)), (410, token(box, stopped_id))):
+        shown = client.get(f"/answer/{path}")
+        assert (shown.status_code, shown.mimetype) == (wanted, "text/html")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection, event
 
-from orqo import executor, runs
+from orqo import clock, executor, runs
 from support import TestBox
 
 
@@ -39,7 +42,9 @@ def test_an_outcome_leads_past_stages_that_are_then_not_reached(box: TestBox, wo
 
 def test_end_ends_the_run_with_that_stages_output(box: TestBox, worker: executor.Worker) -> None:
     ended = run(
-        box, "{name: decide, stub: {outcome: enough, output: so far}, outcomes: [enough], routing: {enough: end}}", "{name: never, stub: {}}"
+        box,
+        "{name: decide, stub: {outcome: enough, output: so far}, outcomes: [enough], routing: {enough: end}}",
+        "{name: never, stub: {}}",
     )
 
     assert (ended["status"], ended["output"], len(ended["stages"])) == ("completed", "so far", 1)
@@ -194,30 +199,33 @@ def test_a_skipped_stage_is_recorded_with_its_reason_and_the_run_goes_on(box: Te
 
 
 def test_skipping_costs_no_commit(box: TestBox, worker: executor.Worker) -> None:
-    never = ", when: {input: never}"
-    box.apply("name: work\nstages:\n" + "".join(f"  - {{name: s{n}, stub: {{}}{never if n % 5 else ''}}}\n" for n in range(20)))
-    box.accept("work")
-    claim = runs.claim(box.box, owner="o", now=box_now())
-    assert claim is not None
-    before = commits(box)
+    kept = [f"{{name: s{number}, stub: {{}}}}" for number in range(0, 20, 5)]
+    mixed = [f"{{name: s{number}, stub: {{}}{', when: {input: never}' if number % 5 else ''}}}" for number in range(20)]
 
-    executor._drive(worker, claim, until=0.0)
+    with writing(box) as commits:
+        run(box, *kept)
+    with writing(box) as commits_with_skips:
+        ended = run(box, *mixed)
 
-    # Four stages are executed: three records and the finish.
-    assert commits(box) - before == 4
-    assert [s["status"] for s in box.run(claim.run.id)["stages"]].count("skipped") == 16
-
-
-def box_now() -> Any:
-    from orqo import clock
-
-    return clock.now()
+    assert [s["status"] for s in ended["stages"]].count("skipped") == 16
+    # Apply, accept, the claim, three records, the finish.
+    assert (len(commits), len(commits_with_skips)) == (7, 7)
 
 
-def commits(box: TestBox) -> int:
-    """Count what SQLite has committed: each commit with a change raises the file's change counter in the log."""
-    (row,) = box.rows("SELECT count(*) AS n FROM sqlite_master")
-    return int(row["n"])
+@contextmanager
+def writing(box: TestBox) -> Iterator[list[Any]]:
+    """Give a list that grows by one with each commit of a writing transaction."""
+    seen: list[Any] = []
+
+    def on_commit(connection: Connection) -> None:
+        if not connection.get_execution_options().get("read_only"):
+            seen.append(connection)
+
+    event.listen(box.database.engine, "commit", on_commit)
+    try:
+        yield seen
+    finally:
+        event.remove(box.database.engine, "commit", on_commit)
 
 
 def test_the_first_stage_can_be_skipped(box: TestBox, worker: executor.Worker) -> None:
@@ -250,6 +258,17 @@ def test_skipped_last_stages_leave_the_last_executed_ones_output(box: TestBox, w
     ended = run(box, "{name: one, stub: {output: mine}}", "{name: two, stub: {}, when: {input: x}}")
 
     assert (ended["status"], ended["output"]) == ("completed", "mine")
+
+
+def test_the_files_output_sees_what_was_skipped_last(box: TestBox, worker: executor.Worker) -> None:
+    ended = run(
+        box,
+        "{name: one, stub: {output: mine}}",
+        "{name: two, stub: {}, when: {input: x}}",
+        head='output: {one: "${stages.one.output}", two: "${stages.two.status}", none: "${stages.two.output?}"}',
+    )
+
+    assert ended["output"] == {"one": "mine", "two": "skipped", "none": None}
 
 
 def test_look_ups_of_a_skipped_stage(box: TestBox, worker: executor.Worker) -> None:
@@ -303,11 +322,11 @@ def test_skipped_stages_are_kept_when_the_run_is_handed_back(box: TestBox, worke
     )
     run_id = box.accept("work")
     worker.stopping.set()
-    claim = runs.claim(box.box, owner="o", now=box_now())
+    claim = runs.claim(box.box, owner="o", now=clock.now())
     assert claim is not None
     runs.hand_back(box.box, claim, elapsed_ms=0)
 
-    again = runs.claim(box.box, owner="o", now=box_now())
+    again = runs.claim(box.box, owner="o", now=clock.now())
 
     assert again is not None and again.stage.name == "two"
     assert [(s["name"], s["status"]) for s in box.run(run_id)["stages"]] == [("one", "skipped"), ("two", "running")]

@@ -12,12 +12,15 @@ from flask import Response, jsonify, request
 from sqlalchemy import Connection, Row
 
 from orqo import call, crashpoints, requestlog, runs
+from orqo.api import patience
 from orqo.api.site import Site, check_room
 from orqo.call import Call
 from orqo.errors import NotFound, Problem, Unavailable
 from orqo.tokens import Holder
 
 log = logging.getLogger(__name__)
+
+METADATA_MAX_BYTES = 16384
 
 
 def call_of_request(here: Site, *, token: str = "") -> Call:
@@ -47,11 +50,15 @@ def refusals_noted(here: Site, entry: Callable[[Problem], requestlog.Entry], *, 
         raise
 
 
-def started(here: Site, run_id: int, *, duplicate: bool) -> Response:
-    """Answer an accepted call. The run is committed: only now may anybody be told."""
+def started(here: Site, run_id: int, *, duplicate: bool, wait_s: int = 0) -> Response:
+    """Answer an accepted call, after `wait_s` at most where its run ends by then. It is committed: only now may anybody be told."""
     told(here, run_id, duplicate=duplicate)
     answer: dict[str, Any] = {"workflow_run_id": run_id, "status": "started"}
     headers = {} if here.config.strict else {"Location": f"/api/v1/runs/{run_id}"}
+    run = patience.ended(here, run_id, within_s=wait_s)
+    if run is not None:
+        answer["run"] = run
+        headers["Preference-Applied"] = f"wait={wait_s}"
     if duplicate:
         return as_json({**answer, "duplicate": True}, 200, {**headers, "Idempotent-Replayed": "true"})
     return as_json(answer, 201, headers)

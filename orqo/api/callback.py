@@ -61,7 +61,15 @@ def _reported(here: Site, token: str, now: datetime) -> Response:
 
 
 def _taken(
-    here: Site, connection: Connection, wait: Row[Any], wanted: runs.Answer, given: Call, *, by: str, token_id: int | None = None, now: datetime
+    here: Site,
+    connection: Connection,
+    wait: Row[Any],
+    wanted: runs.Answer,
+    given: Call,
+    *,
+    by: str,
+    token_id: int | None = None,
+    now: datetime,
 ) -> Response:
     """Answer a wait and log the request, in one commit."""
     answered = runs.answer(here.box, connection, wait, wanted, by=by, now=now)

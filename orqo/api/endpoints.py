@@ -13,9 +13,10 @@ from urllib.parse import urlsplit
 from flask import Blueprint, Response, request
 from sqlalchemy import Connection, Row
 
-from orqo import callbacks, clock, hooks, jsontext, requestlog, runs, tokens, workflows
+from orqo import call, callbacks, clock, hooks, jsontext, requestlog, runs, tokens, workflows
 from orqo.api import body as bodies
-from orqo.api.answers import call_of_request, refusals_noted, started
+from orqo.api import patience
+from orqo.api.answers import METADATA_MAX_BYTES, call_of_request, refusals_noted, started
 from orqo.api.site import Site, check_room, holder_of, require, site
 from orqo.call import Call
 from orqo.errors import Conflict, Fault, Invalid, NotFound, UnsupportedMedia
@@ -24,8 +25,6 @@ from orqo.requestlog import Entry
 from orqo.tokens import Holder
 
 blueprint = Blueprint("endpoints", __name__, url_prefix="/api/v1")
-
-METADATA_MAX_BYTES = 16384
 
 
 @blueprint.post("/trigger")
@@ -39,7 +38,9 @@ def trigger() -> Response:
         require(holder, "trigger")
         given = replace(given, body=bodies.read(request, here.config.body_max_bytes))
         accepted = _accepted(here, holder, given, now)
-    return started(here, accepted.run_id, duplicate=accepted.duplicate)
+    # Who may not read runs gets none this way either.
+    wait_s = patience.wanted_s(here) if holder.may("read") else 0
+    return started(here, accepted.run_id, duplicate=accepted.duplicate, wait_s=wait_s)
 
 
 def _entry(given: Call, holder: Holder, verdict: Verdict, status_code: int, reason: str | None = None, run_id: int | None = None) -> Entry:
@@ -68,6 +69,7 @@ def _accepted(here: Site, holder: Holder, given: Call, now: datetime) -> runs.Ac
             token_id=holder.id,
             callbacks=requested,
             replay=replay,
+            awaited=call.wait_s(given.headers) > 0,
         )
         accepted = runs.accept(connection, new, now=now)
         tokens.mark_used(connection, holder, now=now)

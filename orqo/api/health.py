@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Blueprint, Response, jsonify
 
 from orqo import clock
-from orqo.api.site import check_room, site
+from orqo.api.site import Site, check_room, site
 from orqo.errors import Unavailable
 
 blueprint = Blueprint("health", __name__)
@@ -20,18 +20,23 @@ def healthz() -> Response:
 @blueprint.get("/readyz")
 def readyz() -> Response:
     """Say that runs are accepted and executed: database writable, Redis there, a worker heard of. Else 503 with reasons."""
-    here = site()
-    reasons = []
+    why = reasons(site())
+    if why:
+        raise Unavailable(" ".join(why))
+    return jsonify({"status": "ready"})
+
+
+def reasons(here: Site) -> list[str]:
+    """Say why runs are not accepted or not executed now, in a sentence each; nothing where they are."""
+    found = []
     try:
         check_room(here.config)
         with here.database.transaction():
             pass
     except Unavailable as fault:
-        reasons.append(fault.detail)
+        found.append(fault.detail)
     if not here.bell.is_reachable():
-        reasons.append("Redis does not answer: runs are accepted and begin when it is back.")
+        found.append("Redis does not answer: runs are accepted and begin when it is back.")
     elif not here.bell.workers(now=clock.now()):
-        reasons.append("No worker was heard of in the last 60 s: start worker.py.")
-    if reasons:
-        raise Unavailable(" ".join(reasons))
-    return jsonify({"status": "ready"})
+        found.append("No worker was heard of in the last 60 s: start worker.py.")
+    return found

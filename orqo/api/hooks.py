@@ -10,9 +10,10 @@ from werkzeug.routing import BaseConverter
 
 from orqo import clock, hooks, triggers
 from orqo.api import body as bodies
+from orqo.api import patience
 from orqo.api.answers import as_json, call_of_request, refusals_noted, started, told
 from orqo.api.site import Site, check_room, site
-from orqo.errors import Conflict, MethodNotAllowed, NotFound
+from orqo.errors import Conflict, MethodNotAllowed, NotFound, Problem
 from orqo.hooks import Gate, Outcome, Visit
 from orqo.models import Verdict
 from orqo.vendors import Handshake
@@ -44,6 +45,8 @@ def hook(token: str) -> Response:
     guest = hooks.visit(found, call_of_request(here, token=token))
     gate = Gate(here.database, here.secrets, here.config.base_url)
     with refusals_noted(here, lambda fault: guest.refused(fault), now=now):
+        if not found.enabled:
+            guest = _with_what_can_be_read(here, guest)
         _check_open(guest)
         guest = replace(guest, call=replace(guest.call, body=_read(here, guest)))
         check_room(here.config)
@@ -53,6 +56,14 @@ def hook(token: str) -> Response:
 
 def _not_post(methods: tuple[str, ...]) -> MethodNotAllowed:
     return MethodNotAllowed(NOT_POST, headers={"Allow": ", ".join(methods)})
+
+
+def _with_what_can_be_read(here: Site, guest: Visit) -> Visit:
+    """Read the body of a request that is refused, so that it can be replayed; whatever is wrong with it is not the answer."""
+    try:
+        return replace(guest, call=replace(guest.call, body=_read(here, guest)))
+    except Problem:
+        return guest
 
 
 def _check_open(guest: Visit) -> None:
@@ -78,7 +89,7 @@ def _answered(here: Site, outcome: Outcome) -> Response:
         return as_json({"status": "ignored", "reason": outcome.reason}, 200)
     duplicate = outcome.verdict == Verdict.DUPLICATE
     if outcome.answer is None:
-        return started(here, outcome.run_id, duplicate=duplicate)
+        return started(here, outcome.run_id, duplicate=duplicate, wait_s=patience.wanted_s(here))
     told(here, outcome.run_id, duplicate=duplicate)
     status, value = outcome.answer
     return Response(status=status) if value is None else as_json(value, status)

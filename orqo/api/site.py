@@ -6,6 +6,7 @@ Owns the API's part of the Site, and the one way of presenting an API token.
 from __future__ import annotations
 
 import re
+import threading
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -27,9 +28,10 @@ INVALID_TOKEN = {"WWW-Authenticate": 'Bearer realm="orqo", error="invalid_token"
 
 @dataclass(kw_only=True)
 class Site(web_site.Site):
-    """The parts of one web process, and what holds request bodies against the API's description."""
+    """The parts of one web process, what holds request bodies against the API's description, and how many may wait for a run."""
 
     validators: Validators
+    waiters: threading.Semaphore
 
 
 def site() -> Site:

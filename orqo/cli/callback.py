@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import secrets
-from datetime import datetime
-from types import SimpleNamespace
-from typing import Any, cast
 
-from sqlalchemy import Connection, Row
-
-from orqo import callbacks, clock, deliveries, facts, lookup, outbound, signing, workflows
+from orqo import callbacks, clock, signing, trial, workflows
 from orqo.cli import output
 from orqo.cli.arguments import PROGRAM, Refused, number, verb, verbs
-from orqo.cli.opening import Opened, opened
-from orqo.secretstore import SecretStore
+from orqo.cli.opening import opened
 
-# A test tells of a run that there is not; this is the largest number that every reader of JSON reads exactly.
-TEST_RUN_ID = 2**53 - 1
 EXCERPT_CHARACTERS = 200
-SAID = "This is a test: no run has ended."
 
 
 def add(parser: argparse.ArgumentParser, _word: str) -> None:
@@ -59,14 +49,14 @@ def _secret(arguments: argparse.Namespace) -> int:
     with opened() as box:
         secret = signing.derived_secret(box.key, arguments.url)
         with box.database.read() as connection:
-            configured = [row for row in callbacks.list_all(connection, limit=100_000) if row["url"] == arguments.url]
+            configured = callbacks.to_url(connection, arguments.url)
     if arguments.json:
         output.as_json({"url": arguments.url, "secret": secret})
     else:
         print(secret)
     for row in configured:
-        if row["secret"]:
-            output.note(f"callback {row['id']} to this URL is signed with secrets.{row['secret']} instead.")
+        if row.secret:
+            output.note(f"callback {row.id} to this URL is signed with secrets.{row.secret} instead.")
     return 0
 
 
@@ -91,19 +81,12 @@ def _resume(arguments: argparse.Namespace) -> int:
     return 0
 
 
-# ── test ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
 
 def _test(arguments: argparse.Namespace) -> int:
-    now = clock.now()
     with opened() as box:
-        with box.database.read() as connection:
-            callback = callbacks.get(connection, arguments.id)
-            event = _event(connection, box, callback, now)
-        outcome = _sent(box, _delivery(event, callback, now), now)
+        outcome = trial.send(trial.Ground(box.config, box.database, box.key), arguments.id, now=clock.now())
     if arguments.json:
-        told = ("status_code", "reason", "detail", "duration_ms", "excerpt")
-        output.as_json({"id": arguments.id, "delivered": outcome.delivered} | {name: getattr(outcome, name) for name in told})
+        output.as_json(trial.told(arguments.id, outcome))
         return 0 if outcome.delivered else 1
     if not outcome.delivered:
         excerpt = output.clean(outcome.excerpt[:EXCERPT_CHARACTERS]) if outcome.excerpt else ""
@@ -111,38 +94,3 @@ def _test(arguments: argparse.Namespace) -> int:
         raise Refused(f"orqo: not delivered to callback {arguments.id} ({outcome.reason}): {output.clean(outcome.detail)}{said}")
     output.say(f"Delivered to callback {arguments.id}: the receiver answered {outcome.status_code} in {outcome.duration_ms} ms.")
     return 0
-
-
-def _event(connection: Connection, box: Opened, callback: Row[Any], now: datetime) -> callbacks.Event:
-    """Give an event of a run that there is not, with everything that a real one has."""
-    workflow = workflows.get(connection, callback.workflow_id)
-    moment = clock.to_text(now)
-    told = {"id": TEST_RUN_ID, "status": "completed", "error": None, "created_at": moment}
-    run = told | {"workflow_id": workflow.id, "workflow": workflow.name, "metadata": {}, "trigger_id": callback.trigger_id}
-    run |= {"started_at": moment, "finished_at": moment, "url": facts.run_url(box.config.base_url, TEST_RUN_ID)}
-    roots: dict[str, Any] = {
-        "input": None,
-        "stages": {},
-        "trigger": {"name": None, "headers": {}, "query": {}},
-        "run": told | {"workflow": workflow.name, "url": run["url"]},
-        "workflow": {"id": workflow.id, "name": workflow.name},
-    }
-    return callbacks.Event(name="test", run=run, roots=lambda: roots, output=SAID.encode(), output_kind="text")
-
-
-def _delivery(event: callbacks.Event, callback: Row[Any], now: datetime) -> Row[Any]:
-    try:
-        rendered = callbacks.rendered(event, callback, now=now)
-    except (lookup.LookupFailed, ValueError) as fault:
-        why = f"the callback reads what only a real run has: {output.clean(str(fault))}"
-        raise Refused(f"orqo: callback {callback.id} cannot be tested alone: {why}") from fault
-    # As `deliveries.send` takes it, and never a row: a test is not among the deliveries.
-    return cast("Row[Any]", SimpleNamespace(**rendered, webhook_id=f"msg_test_{secrets.token_urlsafe(16)}"))
-
-
-def _sent(box: Opened, delivery: Row[Any], now: datetime) -> deliveries.Outcome:
-    client = outbound.Client(allowed_networks=box.config.allowed_networks, ca_bundle=box.config.ca_bundle)
-    try:
-        return deliveries.send(delivery, deliveries.Sender(client, SecretStore.from_config(box.config), box.key), now=now)
-    finally:
-        client.close()

@@ -1,13 +1,15 @@
-"""`db init | upgrade`: the only commands beside `serve` that make or change the database itself."""
+"""`db init | upgrade | backup | restore | prune`: what is done to the database as a whole."""
 
 from __future__ import annotations
 
 import argparse
 import os
+from pathlib import Path
 
-from orqo import clock, db, instance, serve
+from orqo import backup, clock, db, instance, retention, serve
 from orqo.cli import output
 from orqo.cli.arguments import verb, verbs
+from orqo.cli.opening import opened
 from orqo.config import Config
 from orqo.db import Database
 
@@ -16,7 +18,12 @@ def add(parser: argparse.ArgumentParser, _word: str) -> None:
     """Declare the commands."""
     commands = verbs(parser)
     verb(commands, "init", _init, "Make the database and the instance key where there are none")
-    verb(commands, "upgrade", _upgrade, "Bring the database to this release's version")
+    verb(commands, "upgrade", _upgrade, "Bring the database to this release's version, after a backup beside it")
+    saving = verb(commands, "backup", _backup, "Write database and instance key into one file, mode 0600; the service may run")
+    saving.add_argument("file", metavar="FILE", type=Path, help="the file; one that is there is replaced")
+    restoring = verb(commands, "restore", _restore, "Put a backup into an empty data folder; the service must not run")
+    restoring.add_argument("file", metavar="FILE", type=Path, help="what `db backup` wrote")
+    verb(commands, "prune", _prune, "Delete now what ORQO_KEEP_DAYS and ORQO_KEEP_RUNS say is kept no longer")
 
 
 def _init(arguments: argparse.Namespace) -> int:
@@ -40,9 +47,10 @@ def _init(arguments: argparse.Namespace) -> int:
 
 
 def _upgrade(arguments: argparse.Namespace) -> int:
-    database = Database.open(Config.from_environ().database_url)
+    config = Config.from_environ()
+    database = Database.open(config.database_url)
     try:
-        done = db.upgrade(database)
+        done = upgraded(config, database)
         db.check_version(database)
     finally:
         database.close()
@@ -50,4 +58,48 @@ def _upgrade(arguments: argparse.Namespace) -> int:
         output.as_json({"version": db.SCHEMA_VERSION, "migrations": done})
     else:
         output.say(f"The database has version {db.SCHEMA_VERSION}; {len(done)} migration{'' if len(done) == 1 else 's'} ran.")
+    return 0
+
+
+def upgraded(config: Config, database: Database) -> list[int]:
+    """Run the migrations that are missing, after a backup; gives their versions."""
+    version = db.version_of(database)
+    if version is not None and version < db.SCHEMA_VERSION:
+        backup.before_upgrade(config, version)
+    return db.upgrade(database)
+
+
+def _backup(arguments: argparse.Namespace) -> int:
+    size = backup.save(Config.from_environ(), arguments.file)
+    if arguments.json:
+        output.as_json({"file": str(arguments.file), "bytes": size})
+    else:
+        output.say(f"{arguments.file} holds the database and the instance key: {size} bytes. Secrets and run folders are not in it.")
+    return 0
+
+
+def _restore(arguments: argparse.Namespace) -> int:
+    config = Config.from_environ()
+    os.umask(0o077)
+    serve.make_data_folder(config.data)
+    with serve.locked(config.data):
+        backup.restore(config, arguments.file)
+    if arguments.json:
+        output.as_json({"database": str(config.database_path)})
+    else:
+        output.say(f"{config.database_path} is restored. Start the service: what was pending then goes on.")
+    return 0
+
+
+def _prune(arguments: argparse.Namespace) -> int:
+    with opened() as box:
+        limits, folder = retention.Limits(box.config.keep_days, box.config.keep_runs), box.config.data / "runs"
+        rows = 0
+        while gone := retention.prune(box.database, limits, folder, now=clock.now()):
+            rows += gone
+        folders = retention.prune_folders(box.database, folder)
+    if arguments.json:
+        output.as_json({"rows": rows, "folders": folders})
+    else:
+        output.say(f"{rows} rows and {folders} run folders were deleted.")
     return 0

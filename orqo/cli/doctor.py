@@ -23,6 +23,7 @@ from orqo.cli.opening import hint, is_loopback
 from orqo.config import Config, ConfigError
 from orqo.db import Database, SchemaMismatch
 from orqo.errors import Problem
+from orqo.folder import bad_files
 from orqo.models import Delivery, DeliveryStatus
 from orqo.queue import Bell
 from orqo.stages import account
@@ -154,6 +155,19 @@ def _box(config: Config, database: Database) -> Iterator[Finding]:
         yield Finding("key", OK, "the instance key is this database's")
         yield from _redis(config, key)
     yield from _deliveries(config, database)
+    yield from _folder(database)
+
+
+def _folder(database: Database) -> Iterator[Finding]:
+    """Look at the files of folder mode; without it there is nothing to look at."""
+    with database.read() as connection:
+        folder, bad = instance.workflows_folder(connection), bad_files(connection)
+    if folder is None:
+        return
+    for line in (line for each in bad for line in each.lines):
+        yield Finding("workflows", FAIL, f"{folder}: {line}; the last good version holds until it is mended")
+    if not bad:
+        yield Finding("workflows", OK, f"the files in {folder} say what workflows there are, and all can be read")
 
 
 def _integrity(database: Database) -> Finding:

@@ -16,14 +16,14 @@ from orqo import clock
 from orqo.cli import output
 from orqo.cli.opening import Opened
 from orqo.errors import NotFound
-from orqo.models import Run, RunStatus, Stage, Workflow
+from orqo.models import Run, RunStatus, Stage, StageStatus, Workflow
 
 POLL_S = 0.2
 PATIENCE_S = 5.0
 RUN_COLUMNS = ("id", "status", "created_at", "started_at", "finished_at", "wake_at", "error_reason", "error_detail", "error_stage")
 STAGE_COLUMNS = (
     *("sequence", "name", "status", "attempts", "failures", "outcome"),
-    *("error_reason", "error_detail", "started_at", "finished_at"),
+    *("error_reason", "error_detail", "started_at", "finished_at", "note"),
 )
 
 
@@ -127,8 +127,9 @@ def _stage_ending(stage: Row[Any]) -> str:
     took = output.took(stage.started_at, stage.finished_at)
     attempts = f", {stage.attempts} attempts" if stage.attempts > 1 else ""
     outcome = f", outcome {stage.outcome}" if stage.outcome else ""
-    why = f": {stage.error_reason}: {stage.error_detail}" if stage.error_reason else ""
-    return f"{stage.status} in {took}{attempts}{outcome}{why}"
+    why = f": {stage.error_reason}: {stage.error_detail}" if stage.error_reason else f": {stage.note}" if stage.note else ""
+    lasted = "" if stage.status == StageStatus.SKIPPED else f" in {took}"
+    return f"{stage.status}{lasted}{attempts}{outcome}{why}"
 
 
 def _ending(run: Row[Any]) -> str:

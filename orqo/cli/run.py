@@ -150,10 +150,14 @@ def _print_stages(stages: list[dict[str, Any]]) -> None:
     ]
     output.table(headings, rows, nothing="No stage was reached yet.")
     for stage in stages:
+        told = {f"note on {stage['name']}": stage["note"]} if "note" in stage else {}
+        told |= {f"tokens of {stage['name']}": stage["usage"]} if "usage" in stage else {}
         if stage["stderr"]:
             lines = stage["stderr"].rstrip("\n").split("\n")[-STDERR_LINES:]
+            told[f"stderr of {stage['name']}"] = "\n".join(lines)
+        if told:
             print()
-            output.fields({f"stderr of {stage['name']}": "\n".join(lines)})
+            output.fields(told)
 
 
 # ── tail, stop ──────────────────────────────────────────────────────────────────────────────────────────────────────

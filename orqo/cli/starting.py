@@ -13,10 +13,13 @@ from typing import Any
 
 from orqo import apply, callbacks, clock, db, definition, instance, people, received, triggers, workflows
 from orqo.cli import guarded
+from orqo.cli.db import upgraded
 from orqo.cli.opening import hint, is_loopback
 from orqo.cli.trigger import curl
 from orqo.config import PROJECT_DIR, Config
 from orqo.db import Database
+from orqo.folder import Folder, bad_files
+from orqo.secretstore import SecretStore
 
 EXAMPLE_FILE = PROJECT_DIR / "examples" / "hello.yaml"
 WORKFLOW, TRIGGER = "hello", "example"
@@ -31,10 +34,11 @@ def prepare(config: Config, *, link: bool = False) -> dict[str, str]:
     database = Database.open(config.database_url)
     try:
         if not db.initialise(database):
-            db.upgrade(database)
+            upgraded(config, database)
         db.check_version(database)
         key = instance.establish(database, config, now=clock.now())
         _make_example(database, config, key)
+        _read_folder(database, config, key)
         return _commands(database, config, key) | (_sign_in(database, config) if link else {})
     finally:
         database.close()
@@ -45,13 +49,24 @@ def _make_example(database: Database, config: Config, key: bytes) -> None:
     now = clock.now()
     with database.transaction() as connection:
         first = instance.claim_example(connection, now=now)
-        if not first or not config.example or not is_loopback(config.host) or workflows.find(connection, WORKFLOW):
+        if not first or not config.example or config.workflows or not is_loopback(config.host) or workflows.find(connection, WORKFLOW):
             return
         parsed = definition.parse(EXAMPLE_FILE.read_text(encoding="utf-8"), folder=EXAMPLE_FILE.parent)
         saved = apply.apply(connection, parsed, key=key, now=now)
         trigger_id = next(row["id"] for row in triggers.list_all(connection) if row["workflow_id"] == saved.id)
         callback = callbacks.definition(own_callback_url(config), definition.EVENTS)
         callbacks.add(connection, workflow_id=saved.id, trigger_id=trigger_id, callback=callback, origin="cli", now=now)
+
+
+def _read_folder(database: Database, config: Config, key: bytes) -> None:
+    """Apply the files of ORQO_WORKFLOWS before the first request comes, and say which of them are bad."""
+    if config.workflows is None:
+        return
+    Folder(database, config.workflows, key=key, secrets=SecretStore.from_config(config)).look(now=clock.now())
+    with database.read() as connection:
+        lines = [line for bad in bad_files(connection) for line in bad.lines]
+    for line in lines:
+        print(f"orqo: {config.workflows}: {line}", file=sys.stderr)
 
 
 def own_callback_url(config: Config) -> str:

@@ -1,4 +1,4 @@
-"""`trigger create | update | list | show | enable | disable | rotate | delete`: webhooks.
+"""`trigger create | update | list | show | enable | disable | rotate | delete`: webhooks and schedules.
 
 The URL of a webhook is its credential; it is printed here because that is what was asked for.
 """
@@ -11,10 +11,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Row
 
-from orqo import callbacks, clock, triggers, workflows
+from orqo import callbacks, clock, definition, schedules, triggers, workflows
 from orqo.cli import asking, destinations, output
-from orqo.cli.arguments import PROGRAM, Refused, number, verb, verbs
+from orqo.cli.arguments import PROGRAM, Refused, json_value, number, verb, verbs
 from orqo.cli.opening import Opened, opened
+from orqo.errors import Invalid
 
 ORIGIN = "cli"
 DEFAULT_NAME = "webhook"
@@ -24,9 +25,12 @@ EXAMPLE = """{"name": "Ada"}"""
 def add(parser: argparse.ArgumentParser, _word: str) -> None:
     """Declare the commands."""
     commands = verbs(parser)
-    create = verb(commands, "create", _create, "Make a webhook for a workflow and print its URL")
+    create = verb(commands, "create", _create, "Make a webhook for a workflow and print its URL, or a schedule")
     create.add_argument("workflow", metavar="WORKFLOW")
     create.add_argument("--name", help=f"what it is called (default: {DEFAULT_NAME}, {DEFAULT_NAME}-2 …)")
+    create.add_argument("--schedule", metavar="CRON", help='fire by itself, at the times of five fields of cron such as "15 2 * * 1-5"')
+    create.add_argument("--timezone", metavar="ZONE", help="of the schedule, such as Europe/Paris (default: UTC)")
+    create.add_argument("--input", type=json_value, default=None, metavar="JSON", help="what a scheduled run is given (default: null)")
     update = verb(commands, "update", _update, "Change a trigger's name, its callbacks, or what it asks of requests (that as a whole)")
     update.add_argument("id", type=number, metavar="ID")
     update.add_argument("--name", help="what it is called from now on")
@@ -52,28 +56,52 @@ def curl(url: str) -> str:
 
 
 def _create(arguments: argparse.Namespace) -> int:
-    now, asked = clock.now(), asking.options(arguments)
+    now, asked = clock.now(), _options(arguments)
     with opened() as box:
         key = box.key
         asking.check_secrets(box.config, asked)
         with box.database.transaction() as connection:
             workflow = workflows.named(connection, arguments.workflow)
-            name = arguments.name if arguments.name is not None else _free_name(connection, workflow.id)
+            usual = "schedule" if arguments.schedule else DEFAULT_NAME
+            name = arguments.name if arguments.name is not None else _free_name(connection, workflow.id, usual)
             made = triggers.create(connection, workflow_id=workflow.id, name=name, key=key, origin=ORIGIN, now=now, options=asked)
             row = triggers.get(connection, made)
             _set_callbacks(connection, row, arguments.callback or [])
         shown = _with_url(box, row)
     if arguments.json:
         output.as_json({name: shown[name] for name in ("id", "workflow", "name", "token", "url")})
+    elif arguments.schedule:
+        output.say(f"Trigger {made} ({name}) starts {workflow.name}:")
+        _print_times(row)
     else:
         output.say(f"Trigger {made} ({name}) starts {workflow.name}. Its URL is its only credential:")
         _print_url(shown["url"])
     return 0
 
 
-def _free_name(connection: Connection, workflow_id: int) -> str:
+def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Give what a new trigger is, in the stored form; Refused where a file could not say the same."""
+    if arguments.schedule is None:
+        if arguments.timezone is not None or arguments.input is not None:
+            raise Refused("orqo: --timezone and --input belong to --schedule", status=2)
+        return asking.options(arguments)
+    if asking.given(arguments):
+        raise Refused("orqo: a schedule is asked for by nobody: it takes neither a signature nor a filter nor limits", status=2)
+    try:
+        return definition.parse_schedule(arguments.schedule, zone=arguments.timezone, value=arguments.input).options
+    except Invalid as fault:
+        raise Refused(*(f"orqo: {each.detail}" for each in fault.errors)) from fault
+
+
+def _print_times(row: Row[Any]) -> None:
+    """Print when a schedule fires next."""
+    times = [(each["local"], each["at"]) for each in schedules.next_times(row, now=clock.now())]
+    output.table(("NEXT", "UTC"), times, nothing="It never fires.")
+
+
+def _free_name(connection: Connection, workflow_id: int, wanted: str) -> str:
     taken = {row["name"] for row in triggers.list_all(connection, limit=100_000) if row["workflow_id"] == workflow_id}
-    names = (DEFAULT_NAME if index == 1 else f"{DEFAULT_NAME}-{index}" for index in range(1, len(taken) + 2))
+    names = (wanted if index == 1 else f"{wanted}-{index}" for index in range(1, len(taken) + 2))
     return next(name for name in names if name not in taken)
 
 
@@ -117,16 +145,20 @@ def _list(arguments: argparse.Namespace) -> int:
 
 def _show(arguments: argparse.Namespace) -> int:
     with opened() as box, box.database.read() as connection:
-        shown = _with_url(box, triggers.get(connection, arguments.id))
+        found = triggers.get(connection, arguments.id)
+        shown = _with_url(box, found)
         own = [row for row in callbacks.list_all(connection, limit=100_000) if row["trigger_id"] == arguments.id]
     if arguments.json:
-        output.as_json(shown | {"callbacks": own})
+        times = {"next_times": schedules.next_times(found, now=clock.now())} if found.kind == "schedule" else {}
+        output.as_json(shown | {"callbacks": own} | times)
         return 0
     keys = ("id", "workflow", "name", "kind", "enabled", "origin", "options", "fired_count", "last_fired_at", "created_at")
     output.fields({key.replace("_", " "): shown[key] for key in keys})
     for row in own:
         output.say(f"callback {row['id']}: {row['url']} on {' '.join(row['events'])}")
-    if shown["url"] is None:
+    if found.kind == "schedule":
+        _print_times(found)
+    elif shown["url"] is None:
         output.say("The token is pinned in the workflow's file and not known here: the URL is the one that the file's token makes.")
     else:
         _print_url(shown["url"])
@@ -172,6 +204,7 @@ def _rotate(arguments: argparse.Namespace) -> int:
 
 def _delete(arguments: argparse.Namespace) -> int:
     with opened() as box, box.database.transaction() as connection:
+        callbacks.remove_those_of_trigger(connection, arguments.id, now=clock.now())
         triggers.remove(connection, arguments.id)
     if arguments.json:
         output.as_json({"id": arguments.id, "deleted": True})

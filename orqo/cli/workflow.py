@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection
 
-from orqo import apply, clock, workflows
+from orqo import apply, clock, instance, workflows
 from orqo.cli import asking, files, output
 from orqo.cli.arguments import PROGRAM, Refused, verb, verbs
 from orqo.cli.files import Parsed
@@ -69,10 +70,14 @@ def _apply(arguments: argparse.Namespace) -> int:
     with opened() as box:
         key = box.key
         with box.database.transaction() as connection:
+            instance.check_editable(connection)
             for trigger in (each for one in results if one.definition for each in one.definition.triggers):
                 asking.check_secrets(box.config, trigger.options)
             saved = [_saved(connection, one, key) for one in results]
+            told = [line for one in results if one.definition for line in apply.warnings(connection, one.definition)]
             deleted = _pruned(connection, folders, keep={one.name for one in saved}) if arguments.prune else []
+    for line in told:
+        print(output.clean(f"orqo: warning: {line}"), file=sys.stderr)
     if arguments.json:
         output.as_json([{"id": one.id, "name": one.name, "version": one.version} for one in saved])
         return 0
@@ -158,6 +163,7 @@ def _set_enabled(box: Opened, arguments: argparse.Namespace, *, enabled: bool) -
 
 def _delete(arguments: argparse.Namespace) -> int:
     with opened() as box, box.database.transaction() as connection:
+        instance.check_editable(connection)
         row = workflows.named(connection, arguments.name)
         workflows.delete(connection, row.id, now=clock.now())
     return _told(arguments, row, {"deleted": True}, f"Workflow {row.name} is deleted; its runs stay readable.")

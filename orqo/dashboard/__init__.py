@@ -16,7 +16,10 @@ from orqo.dashboard.pages import problem_page
 __all__ = ["install", "problem_page"]
 
 # Importing a module of pages is what registers them on the blueprint.
-PAGES = ("signin", "home", "workflows", "triggers", "callbacks", "runs", "deliveries", "settings", answers)
+PAGES = (
+    *("signin", "home", "workflows", "requests", "triggers", "callbacks", "runs"),
+    *("actions", "deliveries", "settings", "answers", "artifacts"),
+)
 for name in PAGES:
     importlib.import_module(f"orqo.dashboard.{name}")
 

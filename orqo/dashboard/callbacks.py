@@ -14,7 +14,7 @@ from orqo.dashboard.pages import done, field, page
 from orqo.dashboard.workflows import known
 from orqo.errors import Fault, Invalid, NotFound, Problem
 from orqo.models import Callback, Trigger, Workflow
-from orqo.outbound import shown_url
+from orqo.outbound import shown_template
 from orqo.site import site
 
 CALLBACKS_SHOWN = 100
@@ -48,7 +48,7 @@ def _configured(connection: Connection, workflow_id: int) -> list[dict[str, Any]
 
 def _shown(url: str) -> str:
     """Give a configured URL for people: as it stands where it is a template, else without user info and query."""
-    return url if "${" in url else shown_url(url)
+    return shown_template(url)
 
 
 @blueprint.post("/workflows/<name>/callbacks")

@@ -62,8 +62,11 @@ def timeline(run: Any, stages: Sequence[Any], now: datetime) -> Timeline:
         left = min(from_ms / total_ms * 100, 100 - BAR_MIN_PERCENT)
         return Bar(round(left, 3), round(min(width, 100 - left), 3), status, row, span(length_ms))
 
-    first = stages[0].started_at if stages else run.started_at or end
-    bars = [bar(row.started_at, row.finished_at, row.status, row) for row in stages]
+    # What was inherited from the run that this one repeats took its time there.
+    own = [row for row in stages if not row.inherited]
+    first = own[0].started_at if own else run.started_at or end
+    spans = [(first, first) if row.inherited else (row.started_at, row.finished_at) for row in stages]
+    bars = [bar(*times, row.status, row) for times, row in zip(spans, stages, strict=True)]
     return Timeline(bar(run.created_at, first, "queued"), bars, _ticks(total_ms), span(total_ms))
 
 

@@ -11,6 +11,7 @@ from orqo import listings, overview, triggers
 from orqo.dashboard import drawings
 from orqo.dashboard.blueprint import blueprint, desk
 from orqo.dashboard.pages import common, etag_of, live_answer, page
+from orqo.folder import bad_files
 from orqo.site import site
 
 BUSY_MS, CALM_MS = 2000, 5000
@@ -41,6 +42,7 @@ def _parts() -> tuple[dict[str, str], int, dict[str, Any]]:
             "pulse": pulse,
             "due": overview.deliveries_due(connection),
             "dead": overview.deliveries_dead(connection),
+            "bad_files": bad_files(connection),
             "database_bytes": overview.database_bytes(here.database, connection),
         }
         first = _first(connection) if not any(hour.total for hour in hours) and not present.running else None

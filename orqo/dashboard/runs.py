@@ -1,21 +1,23 @@
-"""Runs: the list of all, and the page of one with its timeline, stages, deliveries, Stop and Run again."""
+"""Runs: the list of all, and the page of one with its timeline, its stages and what they wait for, its deliveries."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flask import Response, g, render_template, request
 from sqlalchemy import Connection, Row
 
-from orqo import inspection, runs, workflows
-from orqo.dashboard import drawings, shown, starting
+from orqo import artifacts, call, inspection, listings, workflows
+from orqo.dashboard import drawings, shown
+from orqo.dashboard.answers import LABELS
 from orqo.dashboard.blueprint import blueprint
-from orqo.dashboard.pages import common, done, etag_of, live_answer, page, plain
+from orqo.dashboard.pages import common, etag_of, live_answer, page, plain
 from orqo.dashboard.triggers import runs_part
 from orqo.definition import Definition
 from orqo.errors import NotFound
-from orqo.models import RunStatus
+from orqo.models import RunStatus, StageStatus, WaitStatus
 from orqo.site import site
 
 UNKNOWN = "There is no such run."
@@ -48,9 +50,11 @@ def run(run_id: int) -> Response:
     with site().database.read() as connection:
         row = _known(connection, run_id)
         parts, next_ms = _parts(connection, row)
+        asked = listings.requests_of_run(connection, run_id)
     given = inspection.cut(row, "input", "json")
     curl = shown.trigger_line(site().config.base_url, row.workflow_id, given)
-    return page("run.html", run=row, parts=parts, etag=etag_of(parts, next_ms), next_ms=next_ms, given=given, curl=curl, **_told(row))
+    values = {"run": row, "given": given, "curl": curl, "requests": asked, **_told(row)}
+    return page("run.html", parts=parts, etag=etag_of(parts, next_ms), next_ms=next_ms, **values)
 
 
 @blueprint.get("/runs/<int:run_id>/live")
@@ -71,7 +75,8 @@ def _known(connection: Connection, run_id: int) -> Row[Any]:
 def _told(row: Row[Any]) -> dict[str, Any]:
     """Give what the caller and the trigger said."""
     facts = json.loads(row.trigger_facts)
-    told = {"headers": facts.get("headers", {}), "query": facts.get("query", {})}
+    query = {name: call.HIDDEN if call.is_secret(name) else value for name, value in facts.get("query", {}).items()}
+    told = {"headers": facts.get("headers", {}), "query": query}
     return {"metadata": json.loads(row.metadata), "by": facts.get("by"), **told}
 
 
@@ -80,24 +85,47 @@ def _parts(connection: Connection, row: Row[Any]) -> tuple[dict[str, str], int |
     stages = inspection.stages(connection, row.id)
     definition: Definition = site().box.definitions.of(connection, row.version_id)
     sent = inspection.deliveries_of(connection, row.id)
+    waits = {each.stage_id: each for each in inspection.waits(connection, row.id)}
+    children = inspection.children(connection, row.id)
     values = {
         "run": row,
-        "stages": [_stage(each) for each in stages],
+        "stages": [_stage(each, waits, children) for each in stages],
         "specs": {stage.name: stage for stage in definition.stages},
+        "resumable": _resumable(connection, row, stages),
+        "asking": [_asking(each) for each in waits.values() if each.status == WaitStatus.OPEN and row.finished_at is None],
         "to_come": _to_come(definition, row, stages),
         "timeline": drawings.timeline(row, stages, g.now),
         "result": inspection.cut(row, "output", row.output_kind),
+        "files": artifacts.list_all(site().config.data / "runs", row.id),
         "deliveries": sent,
         **common(),
     }
-    parts = {name: render_template(f"parts/run_{name}.html", **values) for name in ("head", "timeline", "stages", "deliveries")}
+    parts = {name: render_template(f"parts/run_{name}.html", **values) for name in ("head", "timeline", "stages", "files", "deliveries")}
     return parts, _next_ms(row, sent)
 
 
-def _stage(row: Row[Any]) -> dict[str, Any]:
-    response = json.loads(row.response) if row.response else None
+def _stage(row: Row[Any], waits: Mapping[int, Row[Any]], children: Sequence[Row[Any]]) -> dict[str, Any]:
+    """Give one execution with what it waits or waited for, and the runs that it started."""
+    told = {name: json.loads(getattr(row, name)) if getattr(row, name) else None for name in ("response", "usage")}
     cuts = {"output": inspection.cut(row, "output", row.output_kind), "stderr": inspection.cut(row, "stderr", "text")}
-    return dict(row._mapping) | cuts | {"row": row, "response": response}
+    mine = [each for each in children if (each.parent_stage, each.parent_pass) == (row.name, row._mapping["pass"])]
+    return dict(row._mapping) | cuts | told | {"row": row, "wait": waits.get(row.id), "children": mine}
+
+
+def _asking(wait: Row[Any]) -> dict[str, Any]:
+    """Give an open wait, of an approval with the label and the button's text of each outcome."""
+    choices = [(label, LABELS.get(label, label)) for label in json.loads(wait.outcomes)] if wait.kind == "approval" else []
+    return dict(wait._mapping) | {"choices": choices, "curl": shown.report_line(site().config.base_url, wait.run_id, wait.stage)}
+
+
+def _resumable(connection: Connection, row: Row[Any], stages: list[Row[Any]]) -> set[int]:
+    """Give the executions of an ended run, by sequence, from which it can be run again: the last one of each stage that there still is."""
+    workflow = workflows.find(connection, row.workflow_id) if row.finished_at else None
+    if workflow is None or not workflow.enabled:
+        return set()
+    newest: Definition = site().box.definitions.of(connection, workflow.version_id)
+    last = {each.name: each for each in stages}
+    return {last[stage.name].sequence for stage in newest.stages if stage.name in last and last[stage.name].status != StageStatus.SKIPPED}
 
 
 def _to_come(definition: Definition, row: Row[Any], stages: list[Row[Any]]) -> list[str]:
@@ -110,40 +138,6 @@ def _next_ms(row: Row[Any], sent: list[dict[str, Any]]) -> int | None:
     if drawings.unfinished(row.status):
         return WAITING_MS if row.status == RunStatus.WAITING else LIVE_MS
     return DELIVERING_MS if any(each["status"] == "pending" for each in sent) else None
-
-
-# ── what can be done ────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@blueprint.post("/runs/<int:run_id>/stop")
-def stop_run(run_id: int) -> Response:
-    """Stop a run."""
-    _exists(run_id)
-    status = runs.stop(site().box, run_id, now=g.now)
-    site().bell.notify()
-    return done("run", "stopping" if status == RunStatus.RUNNING else "stopped", run_id=run_id)
-
-
-@blueprint.post("/runs/<int:run_id>/again")
-def run_again(run_id: int) -> Response:
-    """Start the workflow's newest version with the same input and metadata, and show that run."""
-    _exists(run_id)
-    with site().database.transaction() as connection:
-        old = runs.show(connection, run_id)
-        if old is None:
-            raise NotFound(UNKNOWN)
-        workflow = workflows.find(connection, old["workflow_id"])
-        if workflow is None:
-            raise NotFound("The workflow of this run was deleted: it cannot be run again.")
-        new_id = starting.start(connection, workflow, old["input"], metadata=old["metadata"])
-    starting.announce(new_id)
-    return done("run", "started", run_id=new_id)
-
-
-def _exists(run_id: int) -> None:
-    with site().database.read() as connection:
-        if runs.status_of(connection, run_id) is None:
-            raise NotFound(UNKNOWN)
 
 
 # ── as bytes ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -123,6 +123,17 @@ def trigger_line(base_url: str, workflow_id: int, given: Cut) -> str:
     )
 
 
+def report_line(base_url: str, run_id: int, stage: str) -> str:
+    """Give the curl line that answers a waiting stage."""
+    report = json.dumps({"workflow_run_id": run_id, "stage": stage, "status": "completed", "output": None})
+    return (
+        f"curl {shell(base_url + '/api/v1/callback')} \\\n"
+        f'  -H "Authorization: Bearer $ORQO_API_TOKEN" \\\n'
+        f"  -H 'Content-Type: application/json' \\\n"
+        f"  -d {shell(report)}"
+    )
+
+
 def hook_line(url: str) -> str:
     """Give the curl line that fires a webhook."""
     return f"curl {shell(url)} \\\n  -H 'Content-Type: application/json' \\\n  -d '{{\"name\": \"world\"}}'"

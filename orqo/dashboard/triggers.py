@@ -1,21 +1,25 @@
-"""A workflow's Runs & Triggers tab: its runs, Run now, its webhook triggers with their full URLs."""
+"""A workflow's Runs & Triggers tab: its runs, Run now, its triggers: webhooks with their full URLs, and schedules."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from flask import Response, g, render_template, request
 from sqlalchemy import Connection, Row, select
 
-from orqo import listings, triggers
-from orqo.dashboard import starting
+from orqo import callbacks, clock, cron, listings, triggers
+from orqo.dashboard import options, starting
 from orqo.dashboard.blueprint import blueprint
 from orqo.dashboard.drawings import unfinished
 from orqo.dashboard.pages import common, done, etag_of, field, live_answer, page, whole_number
-from orqo.dashboard.workflows import known
+from orqo.dashboard.requests import live_requests
+from orqo.dashboard.workflows import SOURCE_MAX, known
 from orqo.errors import NotFound, Problem
 from orqo.models import RunStatus, Trigger
 from orqo.site import site
+from orqo.webhook import Options
 
 TRIGGERS_SHOWN = 100
 BUSY_MS, CALM_MS = 1000, 5000
@@ -51,19 +55,46 @@ def _tab(name: str, *, fault: Problem | None = None, at: str = "", typed: str = 
     with site().database.read() as connection:
         row = known(connection, name)
         parts, next_ms, found = runs_part(connection, row)
-        hooks = _webhooks(connection, row.id)
+        shown = _triggers(connection, row.id)
+        asked = live_requests(connection, row)
     return page(
         "workflow_runs.html", code=fault.status if fault else 200, tab="runs", workflow=row, parts=parts, etag=etag_of(parts, next_ms),
-        next_ms=next_ms, live=request.query_string.decode("ascii", "ignore"), is_empty=not found.rows, triggers=hooks,
-        fault=fault, at=at, typed=typed,
+        next_ms=next_ms, live=request.query_string.decode("ascii", "ignore"), is_empty=not found.rows, triggers=shown, requests=asked,
+        fault=fault, at=at, typed=typed, example=options.EXAMPLE,
     )  # fmt: skip
 
 
-def _webhooks(connection: Connection, workflow_id: int) -> list[dict[str, Any]]:
-    """Give a workflow's triggers by name, each with its full `url`, null where a file pins the token."""
+def _triggers(connection: Connection, workflow_id: int) -> list[dict[str, Any]]:
+    """Give a workflow's triggers by name, each with what is told of a webhook or of a schedule."""
     query = select(Trigger.__table__).where(Trigger.workflow_id == workflow_id).order_by(Trigger.name).limit(TRIGGERS_SHOWN)
-    rows = connection.execute(query)
-    return [dict(row._mapping) | {"url": triggers.url_of(row, site().key, site().config.base_url)} for row in rows]
+    rows = connection.execute(query).all()
+    return [dict(row._mapping) | (_schedule(row) if row.kind == "schedule" else _webhook(connection, row)) for row in rows]
+
+
+def _webhook(connection: Connection, row: Row[Any]) -> dict[str, Any]:
+    """Give the full `url`, null where a file pins the token, what it `asks`, and its `last` request."""
+    asked = Options.from_stored(row.options)
+    names = dict.fromkeys([*asked.secrets, *([asked.verify_token] if asked.verify_token else [])])
+    return {
+        "url": triggers.url_of(row, site().key, site().config.base_url),
+        "asks": asked if asked != Options() else None,
+        "secrets": {name: bool(site().secrets.get(name)) for name in names},
+        "yaml": options.as_yaml(json.loads(row.options)),
+        "last": listings.newest_request(connection, row.id),
+    }
+
+
+def _schedule(row: Row[Any]) -> dict[str, Any]:
+    """Give the `schedule` and its zone, and the `next` five times."""
+    told = json.loads(row.options)
+    zone = told.get("timezone", cron.DEFAULT_ZONE)
+    moments = cron.next_times(told["schedule"], zone, after=g.now) if row.enabled else []
+    return {
+        "schedule": told["schedule"],
+        "timezone": zone,
+        "input": told.get("input"),
+        "next": [(clock.to_text(each), f"{each.astimezone(ZoneInfo(zone)):%a %d %b %Y, %H:%M}") for each in moments],
+    }
 
 
 @blueprint.post("/workflows/<name>/run")
@@ -110,6 +141,25 @@ def switch_trigger(trigger_id: int) -> Response:
     return _back(row, "enabled" if enabled else "disabled")
 
 
+@blueprint.post("/triggers/<int:trigger_id>/options")
+def set_trigger_options(trigger_id: int) -> Response:
+    """Change what a webhook asks of its requests."""
+    typed = field("options", most=SOURCE_MAX)
+    with site().database.read() as connection:
+        row = _trigger(connection, trigger_id)
+    if row.kind != "webhook":
+        raise NotFound("There is no such webhook.")
+    try:
+        wanted = options.read(typed, site().secrets)
+        with site().database.transaction() as connection:
+            triggers.set_options(connection, trigger_id, options=wanted)
+    except NotFound:
+        raise
+    except Problem as fault:
+        return _tab(row.workflow_name, fault=fault, at=f"options-{trigger_id}", typed=typed)
+    return _back(row, "options")
+
+
 @blueprint.post("/triggers/<int:trigger_id>/rotate")
 def rotate_trigger(trigger_id: int) -> Response:
     """Give a trigger a new URL."""
@@ -124,6 +174,7 @@ def delete_trigger(trigger_id: int) -> Response:
     """Delete a trigger."""
     with site().database.transaction() as connection:
         row = _trigger(connection, trigger_id)
+        callbacks.remove_those_of_trigger(connection, trigger_id, now=g.now)
         triggers.remove(connection, trigger_id)
     return done("workflow_runs", "deleted", name=row.workflow_name)
 

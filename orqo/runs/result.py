@@ -5,7 +5,7 @@ Owns the rendering of a workflow's `output`. Writes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +24,11 @@ def known(roots: Mapping[str, Any], stage: str, end: StageEnd) -> dict[str, Any]
         "response": end.response,
     }
     return {**roots, "stages": {**roots["stages"], stage: finished}}
+
+
+def passed_over(roots: Mapping[str, Any], skipped: Sequence[flow.Skipped]) -> dict[str, Any]:
+    """Give the look-up roots with stages that are skipped and not recorded yet."""
+    return {**roots, "stages": {**roots["stages"], **{each.stage.name: facts.skipped_root(each.stage.name) for each in skipped}}}
 
 
 def of(verdict: flow.End, output: Any, roots: Mapping[str, Any], last: Output) -> tuple[flow.End, Output]:

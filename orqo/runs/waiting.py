@@ -6,7 +6,6 @@ Owns the table waits, but for the answer (answering.py).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -154,6 +153,6 @@ def used(connection: Connection, claim: Claim, *, ended: bool) -> None:
 def _tell(box: Box, connection: Connection, claim: Claim, row: Row[Any], *, now: datetime) -> int:
     """Record the event `waiting`, with the link that decides an approval."""
     told = facts.wait_told(row, token_of(box, row), box.base_url)
-    changes: Mapping[str, Any] = {"status": RunStatus.WAITING}
-    nothing = Output(None, None)
-    return tell(box, connection, "waiting", claim.run, claim.definition, changes, nothing, claim.history, stage=row.stage, wait=told, now=now)
+    changes, nothing = {"status": RunStatus.WAITING}, Output(None, None)
+    run, definition = claim.run, claim.definition
+    return tell(box, connection, "waiting", run, definition, changes, nothing, claim.history, stage=row.stage, wait=told, now=now)

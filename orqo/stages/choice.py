@@ -15,7 +15,8 @@ from orqo import jsontext
 
 FENCED = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL)
 LAST_LINE = re.compile(r"(?:(?:final )?(?:outcome|decision|label|answer)\s*[:=])?\s*(\S+)", re.IGNORECASE)
-DECORATION = "*_`\"'.,;:()[]<> \t"
+MARKDOWN = str.maketrans("", "", "*`")
+DECORATION = "\"'.,;:()[]<> \t"
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,14 @@ def read(text: str, outcomes: Sequence[str]) -> Choice | None:
             answer = value.get("answer", "")
             return Choice(label, answer if isinstance(answer, str) else jsontext.dump(answer))
     before, _, last = text.strip().rpartition("\n")
-    found = LAST_LINE.fullmatch(last.strip(DECORATION))
+    found = LAST_LINE.fullmatch(last.translate(MARKDOWN).strip(DECORATION))
     label = _label(found[1].strip(DECORATION), outcomes) if found else None
     return Choice(label, before.strip() or text.strip()) if label is not None else None
 
 
 def whole_json(text: str) -> Any:
     """Read an answer that shall be JSON, with or without a fence round it; ValueError where it is none."""
-    fenced = FENCED.fullmatch(text.strip() + "\n" if text.strip().endswith("```") else text.strip())
+    fenced = FENCED.fullmatch(text.strip())
     return jsontext.parse((fenced[1] if fenced else text).strip().encode("utf-8", "surrogatepass"))
 
 

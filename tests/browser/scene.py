@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import hmac
 import json
 import os
 import shutil
@@ -16,13 +19,14 @@ import requests
 from playwright.sync_api import Browser, Page, Playwright
 
 from bench import fill
-from orqo import clock, db, instance, people, triggers, valkey, workflows
+from orqo import clock, db, definition, instance, people, runs, triggers, valkey, workflows
 from orqo.config import Config
 from orqo.queue import Bell
 from support import Service, TestBox, free_port, wait_for
 
 CHROMIUM = next(filter(None, (shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome"))), None)
 ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync")
+SHOP_SECRET = "It's a Secret to Everybody"
 TRIAGE = """name: triage
 description: Sorts what comes in
 stages:
@@ -85,6 +89,17 @@ stages:
   - name: index
     stub: {output: {ok: true}, delay: 1s}
 """
+DEPLOY = """name: deploy
+description: Ships a build once somebody has said yes
+triggers:
+  - {name: weekly, schedule: "15 6 * * 1", timezone: Europe/Paris, input: {version: next}}
+stages:
+  - {name: build, stub: {output: {image: "app:${input.version}"}}}
+  - name: sign-off
+    approval: {message: "Put version ${input.version} in front of everybody?\\nIt was built from main.", timeout: 8h}
+  - {name: roll-out, stub: {output: {ok: true}}, when: {stages.sign-off.outcome: approved}}
+  - {name: announce, workflow: {name: hello, input: {name: "${stages.build.output.image}"}}}
+"""
 FLAKY = """name: sync-crm
 stages:
   - name: push
@@ -101,7 +116,8 @@ def service(**changes: str) -> Iterator[Service]:
     """Run web, worker and a Valkey of their own on a fresh box."""
     with tempfile.TemporaryDirectory(prefix="orqo-browser-") as folder, valkey.running(Path(folder)) as redis_url:
         Path(folder).chmod(0o711)
-        settings = {"ORQO_DATA": f"{folder}/data", "REDIS_URL": redis_url, "ORQO_PORT": str(free_port()), "ORQO_WORKERS": "2", **changes}
+        settings = {"ORQO_DATA": f"{folder}/data", "REDIS_URL": redis_url, "ORQO_PORT": str(free_port()), "ORQO_WORKERS": "2"}
+        settings |= {"ORQO_SECRET_SHOP": SHOP_SECRET, **changes}
         box = _box(settings)
         env = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **settings}
         made = Service(box, env, log=Path(folder) / "service.log")
@@ -152,7 +168,7 @@ def sign_in(page: Page, box: TestBox) -> None:
 def live_in(made: Service) -> dict[str, int]:
     """Fill a box with a past and a present; gives the ids of runs worth looking at."""
     box = made.box
-    for source in (TRIAGE, RELEASE.replace("BASE", made.url), SLOW, FLAKY):
+    for source in (TRIAGE, RELEASE.replace("BASE", made.url), SLOW, FLAKY, DEPLOY):
         box.apply(source)
     hooks = {name: box.hook("release", name) for name in ("github", "cron")} | {"hello": box.hook("hello", "example")}
     _past(box)
@@ -168,9 +184,58 @@ def live_in(made: Service) -> dict[str, int]:
     wait_for(lambda: len(box.run(ids["running"])["stages"]) == 2)
     arrived = wait_for(lambda: box.rows("SELECT id FROM requests WHERE endpoint = 'callback'"), what="a callback that arrived")
     ids["received"] = arrived[0]["id"]
+    ids |= _refused(made)
+    ids["decided"] = fire(made, box.hook("deploy", "ci"), {"version": "2.7.0"})
+    _decide(box, ids["decided"], "rejected")
+    ids["asking"] = fire(made, box.hook("deploy", "ci"), {"version": "2.7.1"})
+    wait_for(lambda: box.run(ids["decided"])["finished_at"] and box.run(ids["asking"])["status"] == "waiting")
     box.token("trigger", "read")
     box.token("read", expires_at=clock.now() + timedelta(days=30))
     return ids
+
+
+def _refused(made: Service) -> dict[str, int]:
+    """Let a shop's webhook refuse what is signed in another spelling, and pass over what its filter does not want."""
+    box, hook = made.box, made.box.hook("deploy", "shop")
+    asked = {"signature": {"header": "X-Shop-Signature", "encoding": "hex"}, "secret": "${secrets.SHOP}", "rate": "60/m"}
+    set_options(box, hook, webhook=asked, filter={"input.event": "order.paid"})
+    body = json.dumps({"event": "order.paid", "order": {"id": 1042, "total": "129.00", "currency": "EUR"}}).encode()
+    send(made, hook, body, {"X-Shop-Signature": digest(body).hex()}, status=201)
+    other = body.replace(b"paid", b"sent")
+    send(made, hook, other, {"X-Shop-Signature": digest(other).hex()}, status=200)
+    token = box.token("trigger")
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    assert requests.post(f"{made.url}/api/v1/trigger", data=b'{"workflow": "deploy",}', headers=headers, timeout=10).status_code == 400
+    send(made, hook, body, {"X-Shop-Signature": base64.b64encode(digest(body)).decode()}, status=401)
+    return {"refused": int(box.rows("SELECT max(id) AS id FROM requests WHERE verdict = 'refused'")[0]["id"])}
+
+
+def set_options(box: TestBox, hook: str, **asked: Any) -> None:
+    """Let the webhook of a path ask this, in a file's keys."""
+    with box.database.transaction() as connection:
+        row = triggers.find(connection, hook.rpartition("/")[2])
+        assert row is not None
+        triggers.set_options(connection, row.id, options=definition.parse_trigger("x", **asked).options)
+
+
+def digest(body: bytes) -> bytes:
+    """Sign a body as the shop does."""
+    return hmac.digest(SHOP_SECRET.encode(), body, hashlib.sha256)
+
+
+def send(made: Service, hook: str, body: bytes, headers: dict[str, str], *, status: int) -> None:
+    """POST bytes to a webhook."""
+    told = {"Content-Type": "application/json", "User-Agent": "Shop-Hookshot/3.1", **headers}
+    answer = requests.post(made.url + hook, data=body, headers=told, timeout=10)
+    assert answer.status_code == status, answer.text
+
+
+def _decide(box: TestBox, run_id: int, outcome: str) -> None:
+    wait_for(lambda: box.run(run_id)["status"] == "waiting")
+    with box.database.transaction() as connection:
+        wait = runs.wait_of(connection, run_id)
+        runs.answer(box.box, connection, wait, runs.Answer("completed", outcome=outcome), by="Anna", now=clock.now())
+    box.bell.wake_workers()
 
 
 def fire(made: Service, hook: str, given: Any) -> int:

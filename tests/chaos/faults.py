@@ -15,7 +15,7 @@ from chaos.world import World
 KILLS_A_RUN, FREEZES_A_RUN, RESETS_A_RUN, LOCKS_A_RUN, VANISHES_A_RUN = 0.24, 0.024, 0.004, 0.004, 0.006
 LONG_FREEZE_S = 33.0
 # What is killed: mostly workers, for they are many.
-VICTIMS = ("worker", "web") + ("dispatcher",) * 3 + ("child",) * 20
+VICTIMS = ("worker", "web", *("dispatcher",) * 5, *("child",) * 40)
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,9 @@ class Storm:
 
     def _kill(self, fault: Fault) -> None:
         kind = VICTIMS[int(fault.detail * len(VICTIMS))]
-        pid = self._pick(kind, fault.detail)
+        if (pid := self._pick(kind, fault.detail)) is None:
+            time.sleep(1.0)
+            pid = self._pick(kind, fault.detail)
         if pid is None:
             self.done["kill that found nobody"] += 1
             return
@@ -81,7 +83,7 @@ class Storm:
             self.done[f"kill -9 {kind}"] += 1
 
     def _freeze(self, fault: Fault) -> None:
-        kind = ("child", "child", "dispatcher", "web", "worker")[int(fault.detail * 5)]
+        kind = ("child", "child", "child", "child", "dispatcher", "dispatcher", "web", "worker")[int(fault.detail * 8)]
         pid = self._pick(kind, fault.detail)
         if pid is not None:
             self.done[f"SIGSTOP {kind}"] += 1

@@ -21,7 +21,7 @@ from chaos.watch import Watch
 from chaos.workflows import EFFECT_SH, FLOWS
 from chaos.world import World
 
-SECONDS_A_RUN = 0.07
+SECONDS_A_RUN = 0.075
 CALM_S = 120.0
 
 
@@ -144,10 +144,12 @@ def report(found: checker.Found, counts: dict[str, int], seconds: float, say: An
     for row in found.runs.values():
         how = row["status"] + (f" {row['error_reason']}" if row["error_reason"] else "")
         ends[how] = ends.get(how, 0) + 1
-    say(f"runs: {len(found.runs)} in {seconds:.1f} s, {len(found.runs) / seconds:.1f}/s; {', '.join(f'{n} {c}' for n, c in sorted(ends.items()))}")
+    told = ", ".join(f"{name} {count}" for name, count in sorted(ends.items()))
+    say(f"runs: {len(found.runs)} in {seconds:.1f} s, {len(found.runs) / seconds:.1f}/s; {told}")
     say(f"callbacks: {len(found.receivers.arrivals)} arrived, {checker.duplicates(found)} again after they were acknowledged")
-    _say_times(say, "a killed worker's run goes on", found.watch.takeovers_s)
-    _say_times(say, "Redis is back, pending runs start", found.watch.restarts_s)
+    _say_times(say, "a killed worker's run is free again", found.watch.freed_s)
+    _say_times(say, "a killed worker's run goes on, queue included", found.watch.takeovers_s)
+    _say_times(say, "Redis is back, a pending run starts", found.watch.restarts_s)
     for name, sentences in found.violations.items():
         say(f"{len(sentences):6d}  {name}")
         for sentence in sentences[:5]:

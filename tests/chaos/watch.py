@@ -14,15 +14,21 @@ EVERY_S = 0.1
 
 @dataclass
 class Watch:
-    """Polls the runs. `ends` is each run's end as first seen; `left` those that changed afterwards."""
+    """Polls the runs. `ends` is each run's end as first seen; `left` those that changed afterwards.
+
+    Of a killed worker's runs, `freed_s` is the time until they were pending again, `takeovers_s` until one went on, which
+    includes what stood before it in the queue. `restarts_s` is the time from Redis' return until a pending run started.
+    """
 
     world: World
     ends: dict[int, tuple[str, str]] = field(default_factory=dict)
     left: list[str] = field(default_factory=list)
+    freed_s: list[float] = field(default_factory=list)
     takeovers_s: list[float] = field(default_factory=list)
     restarts_s: list[float] = field(default_factory=list)
     _running: dict[int, tuple[int, int]] = field(default_factory=dict)
     _lost: dict[tuple[int, int], float] = field(default_factory=dict)
+    _held: dict[tuple[int, int], float] = field(default_factory=dict)
     _waiting: dict[int, float] = field(default_factory=dict)
     _newest: str = ""
     _over: threading.Event = field(default_factory=threading.Event)
@@ -42,13 +48,16 @@ class Watch:
             try:
                 self._look(connection)
             except sqlite3.OperationalError:
-                continue
+                connection.rollback()
         connection.close()
 
     def _look(self, connection: sqlite3.Connection) -> None:
         now = time.monotonic()
+        # One snapshot for both: else a run that ends in between would seem to be alive after its end.
+        connection.execute("BEGIN")
         alive = connection.execute("SELECT id, status, fence, lease_owner FROM runs WHERE status IN ('pending', 'running')").fetchall()
         ended = connection.execute("SELECT id, status, finished_at FROM runs WHERE finished_at >= ? LIMIT 5000", (self._newest,)).fetchall()
+        connection.execute("COMMIT")
         with self._lock:
             for run_id, status, finished_at in ended:
                 known = self.ends.setdefault(run_id, (status, finished_at))
@@ -62,14 +71,18 @@ class Watch:
             self._settle({row[0]: (row[1], row[2]) for row in alive}, now)
 
     def _settle(self, alive: dict[int, tuple[str, int]], now: float) -> None:
+        for (run_id, fence), since in list(self._held.items()):
+            if alive.get(run_id, ("ended", -1)) != ("running", fence):
+                self.freed_s.append(now - since)
+                del self._held[run_id, fence]
         for (run_id, fence), since in list(self._lost.items()):
-            if alive.get(run_id, ("ended", -1)) not in ((("running"), fence), ("pending", fence)):
+            if alive.get(run_id, ("ended", -1)) not in (("running", fence), ("pending", fence)):
                 self.takeovers_s.append(now - since)
                 del self._lost[run_id, fence]
-        for run_id, since in list(self._waiting.items()):
-            if alive.get(run_id, ("ended", 0))[0] != "pending":
-                self.restarts_s.append(now - since)
-                del self._waiting[run_id]
+        started = [since for run_id, since in self._waiting.items() if alive.get(run_id, ("ended", 0))[0] != "pending"]
+        if started:
+            self.restarts_s.append(now - min(started))
+            self._waiting = {}
 
     def expect_takeover(self, pid: int) -> None:
         """Note which runs a process holds that is about to be killed: another has to claim them."""
@@ -77,6 +90,7 @@ class Watch:
             for run_id, (fence, owner) in self._running.items():
                 if owner == pid:
                     self._lost.setdefault((run_id, fence), time.monotonic())
+                    self._held.setdefault((run_id, fence), time.monotonic())
 
     def expect_start(self) -> None:
         """Note which runs are pending now that Redis is back: they have to start."""

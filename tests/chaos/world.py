@@ -37,7 +37,7 @@ class World:
 
     folder: Path
     valkey_argv: list[str]
-    workers: int = 6
+    workers: int = 12
     port: int = field(default_factory=free_port)
     service: subprocess.Popen[bytes] | None = None
     valkey: subprocess.Popen[bytes] | None = None

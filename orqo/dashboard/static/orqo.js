@@ -91,7 +91,7 @@ document.addEventListener("click", async (event) => {
   const link = event.target.closest("[data-line]");
   if (link) {
     event.preventDefault();
-    goToLine(document.getElementById("source"), Number(link.dataset.line));
+    goToLine(document.getElementById(link.dataset.of || "source"), Number(link.dataset.line));
   }
   // A question that is open closes when something else is chosen.
   for (const open of document.querySelectorAll(".sure[open]")) if (!open.contains(event.target)) open.open = false;

@@ -1,0 +1,103 @@
+"""Retention: what is old or too much is deleted, a little at a time, and the file's space given back.
+
+Owns the deletion of runs with all that belongs to them: stages, deliveries, attempts, keys, run folders. Never touches a run
+that has not ended, nor one with a delivery that is still to be sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, delete, exists, func, or_, select
+from sqlalchemy.orm import aliased
+
+from orqo import clock
+from orqo.db import Database
+from orqo.models import TERMINAL, Delivery, DeliveryStatus, IdempotencyKey, Request, Run
+
+BATCH = 200
+VACUUM_PAGES = 2000
+# Keys count for a day (DESIGN §1); requests are kept a week by their own rule, which only acts while requests come.
+KEYS_KEPT = timedelta(hours=24)
+REQUESTS_KEPT = timedelta(days=7)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long and how many ended runs are kept."""
+
+    days: int
+    runs: int
+
+
+def prune(database: Database, limits: Limits, runs_dir: Path, *, now: datetime) -> int:
+    """Delete one batch of what is kept no longer and give how many rows went; 0 where there is nothing left to delete.
+
+    Commits once; reads only where there is nothing to do. A run's folder goes after its row: a crash between the two leaves
+    a folder, which `prune_folders` finds.
+    """
+    with database.read() as connection:
+        over = _over(connection, limits, now)
+        stale = _stale_rows(connection, now)
+    if not over and not stale:
+        return 0
+    with database.transaction() as connection:
+        gone = list(connection.execute(delete(Run).where(Run.id.in_(over), *_free()).returning(Run.id)).scalars()) if over else []
+        rows = _delete_stale(connection, now) if stale else 0
+    for run_id in gone:
+        shutil.rmtree(runs_dir / str(run_id), ignore_errors=True)
+    database.tidy(pages=VACUUM_PAGES)
+    return len(gone) + rows
+
+
+def _free() -> tuple[Any, ...]:
+    """Give the condition under which a run may go: it has ended, nothing of it is to be sent, and no parent waits for it."""
+    pending = exists().where(Delivery.run_id == Run.id, Delivery.status == DeliveryStatus.PENDING)
+    parent = aliased(Run)
+    waited_for = exists().where(parent.id == Run.parent_id, parent.status.not_in(TERMINAL))
+    return (Run.status.in_(TERMINAL), ~pending, ~waited_for)
+
+
+def _over(connection: Connection, limits: Limits, now: datetime) -> list[int]:
+    """Give the oldest ended runs past their days or their number."""
+    before = clock.to_text(now - timedelta(days=limits.days))
+    newest = select(Run.id).order_by(Run.id.desc()).offset(limits.runs).limit(1)
+    past = or_(Run.finished_at < before, Run.id <= func.coalesce(newest.scalar_subquery(), 0))
+    return list(connection.execute(select(Run.id).where(past, *_free()).order_by(Run.id).limit(BATCH)).scalars())
+
+
+def _stale_rows(connection: Connection, now: datetime) -> bool:
+    key = exists().where(IdempotencyKey.created_at < clock.to_text(now - KEYS_KEPT))
+    request = exists().where(Request.received_at < clock.to_text(now - REQUESTS_KEPT))
+    return bool(connection.execute(select(or_(key, request))).scalar())
+
+
+def _delete_stale(connection: Connection, now: datetime) -> int:
+    """Delete a batch of keys that count no longer and of requests past their week."""
+    key = select(IdempotencyKey.scope, IdempotencyKey.key).where(IdempotencyKey.created_at < clock.to_text(now - KEYS_KEPT)).limit(BATCH)
+    old = connection.execute(key).all()
+    for scope, name in old:
+        connection.execute(delete(IdempotencyKey).where(IdempotencyKey.scope == scope, IdempotencyKey.key == name))
+    request = select(Request.id).where(Request.received_at < clock.to_text(now - REQUESTS_KEPT)).limit(BATCH)
+    return len(old) + connection.execute(delete(Request).where(Request.id.in_(request))).rowcount
+
+
+def prune_folders(database: Database, runs_dir: Path) -> int:
+    """Remove the folders of runs that are no more; gives how many."""
+    folders = {int(entry.name): entry for entry in runs_dir.glob("[0-9]*") if entry.name.isdigit()} if runs_dir.is_dir() else {}
+    names = sorted(folders)
+    removed = 0
+    for start in range(0, len(names), BATCH):
+        some = names[start : start + BATCH]
+        with database.read() as connection:
+            known = set(connection.execute(select(Run.id).where(Run.id.in_(some))).scalars())
+        for run_id in set(some) - known:
+            with contextlib.suppress(OSError):
+                shutil.rmtree(folders[run_id])
+                removed += 1
+    return removed

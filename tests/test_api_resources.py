@@ -1,0 +1,397 @@
+"""The resources under /api/v1: lists in pages, what can be changed, and what a limited token sees."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from werkzeug.test import TestResponse
+
+import described
+from inbox import inbox
+from orqo import catalog, clock, executor
+from support import TestBox
+
+OTHER = """
+name: other
+stages:
+  - name: only
+    stub: {output: other}
+"""
+Ask = Callable[..., TestResponse]
+
+
+@pytest.fixture
+def ask(client: Any, box: TestBox) -> Ask:
+    """Call the API with a token of all scopes, or with the one that is given; every answer is one that the description gives."""
+    admin = box.token("admin")
+
+    def asked(method: str, path: str, body: Any = None, *, token: str = admin, **options: Any) -> TestResponse:
+        headers = {"Authorization": f"Bearer {token}"}
+        sent = {"json": body} if body is not None else {}
+        answer = client.open(f"/api/v1{path}", method=method, headers=headers, **sent, **options)
+        described.check(described.operation_of(method, f"/api/v1{path}".partition("?")[0]), answer)
+        return answer  # type: ignore[no-any-return]
+
+    return asked
+
+
+def next_page(answer: TestResponse) -> str | None:
+    """Give the path of the next page as its Link says it."""
+    link = answer.headers.get("Link")
+    return link.partition(">")[0].partition("/api/v1")[2] if link else None
+
+
+# ── workflows ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_workflow_is_put_by_name_as_yaml_and_as_json(ask: Ask) -> None:
+    made = ask("PUT", "/workflows/other", data=OTHER, content_type="application/yaml")
+    same = ask("PUT", "/workflows/other", data=OTHER, content_type="text/yaml; charset=utf-8")
+    changed = ask("PUT", "/workflows/other", {"name": "other", "stages": [{"name": "only", "stub": {"output": 2}}]})
+
+    assert [(each.status_code, each.json["version"]) for each in (made, same, changed)] == [(201, 1), (200, 1), (200, 2)]
+    assert made.headers["Location"] == "/api/v1/workflows/other"
+    assert ask("GET", "/workflows/other").json["source"].startswith('{"name"')
+    assert ask("GET", f"/workflows/{made.json['id']}").json["name"] == "other"
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "status"),
+    [
+        (OTHER.replace("stub", "stubb"), "application/yaml", 422),
+        (OTHER.replace("name: other", "name: another"), "application/yaml", 422),
+        (b"\xff", "application/yaml", 400),
+        (OTHER, "text/plain", 415),
+        ("", "application/yaml", 422),
+    ],
+    ids=["fault", "another-name", "no-text", "type", "empty"],
+)
+def test_a_definition_that_does_not_fit_changes_nothing(ask: Ask, body: Any, content_type: str, status: int) -> None:
+    answer = ask("PUT", "/workflows/other", data=body, content_type=content_type)
+
+    assert answer.status_code == status, answer.json
+    assert ask("GET", "/workflows/other").status_code == 404
+
+
+def test_the_faults_of_a_definition_have_their_lines(ask: Ask) -> None:
+    answer = ask("PUT", "/workflows/other", data=OTHER.replace("stub", "stubb"), content_type="application/yaml")
+
+    assert answer.json["errors"][0]["line"] == 5
+
+
+def test_a_disabled_workflow_is_not_started_and_a_deleted_one_is_gone(ask: Ask, box: TestBox) -> None:
+    assert ask("POST", "/workflows/hello/disable").json["enabled"] is False
+    assert ask("POST", "/trigger", {"workflow": "hello"}).status_code == 409
+    assert ask("POST", "/workflows/hello/enable").json["enabled"] is True
+
+    assert ask("DELETE", "/workflows/hello").status_code == 204
+
+    assert ask("GET", "/workflows/hello").status_code == 404
+
+
+# ── triggers ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_trigger_is_made_fired_rotated_disabled_and_deleted(ask: Ask, client: Any) -> None:
+    made = ask("POST", "/triggers", {"workflow": "hello", "name": "ci"})
+    assert made.status_code == 201
+    path, old = f"/triggers/{made.json['id']}", made.json["url"].partition("/api/v1")[2]
+    assert ask("POST", old).status_code == 201
+
+    rotated = ask("POST", f"{path}/rotate").json["url"].partition("/api/v1")[2]
+
+    assert ask("POST", old).status_code == 404
+    assert ask("POST", f"{path}/disable").json["enabled"] is False
+    assert ask("POST", rotated).status_code == 409
+    assert ask("POST", f"{path}/enable").json["enabled"] is True
+    assert ask("DELETE", path).status_code == 204
+    assert ask("GET", path).status_code == 404
+
+
+def test_a_trigger_has_what_it_asks_and_its_callbacks(ask: Ask, box: TestBox) -> None:
+    wanted = {"workflow": "hello", "name": "ci", "webhook": {"rate": "60/m"}, "filter": {"input.a": 1}}
+
+    made = ask("POST", "/triggers", wanted | {"callbacks": [{"url": "https://ci.example.com", "events": ["failed"]}]})
+
+    assert made.json["options"] == {"rate": "60/m", "filter": {"input.a": 1}}
+    assert [(each["trigger_id"], each["events"]) for each in ask("GET", "/callbacks").json] == [(made.json["id"], ["failed"])]
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({"name": "NO"}, 422),
+        ({"workflow": "none"}, 404),
+        ({"webhook": {"rate": "fast"}}, 422),
+        ({"webhook": {"signature": "github", "secret": "${secrets.ABSENT}"}}, 422),
+        ({"callbacks": [{"url": "ftp://x"}]}, 422),
+        ({"more": 1}, 422),
+    ],
+    ids=["name", "workflow", "rate", "secret", "callback", "unknown-field"],
+)
+def test_a_trigger_that_does_not_fit_is_not_made(ask: Ask, changes: dict[str, Any], status: int) -> None:
+    assert ask("POST", "/triggers", {"workflow": "hello", "name": "ci"} | changes).status_code == status
+    assert ask("GET", "/triggers").json == []
+
+
+def test_a_reader_does_not_see_the_url_of_a_webhook(ask: Ask, box: TestBox) -> None:
+    made = ask("POST", "/triggers", {"workflow": "hello", "name": "ci"}).json
+
+    shown = ask("GET", f"/triggers/{made['id']}", token=box.token("read"))
+
+    assert (shown.json["url"], shown.json["token"]) == (None, None)
+    assert ask("GET", f"/triggers/{made['id']}", token=box.token("read", "write")).json["url"] == made["url"]
+
+
+# ── tokens ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_token_is_made_used_and_revoked(ask: Ask) -> None:
+    made = ask("POST", "/tokens", {"name": "ci", "scopes": ["read"], "expires_at": "2100-01-01T00:00:00+02:00"})
+    assert (made.status_code, made.json["expires_at"]) == (201, "2099-12-31T22:00:00.000Z")
+    assert ask("GET", "/runs", token=made.json["token"]).status_code == 200
+
+    revoked = ask("POST", f"/tokens/{made.json['id']}/revoke")
+
+    assert revoked.json["revoked_at"] and revoked.json["last_used_at"]
+    assert ask("GET", "/runs", token=made.json["token"]).status_code == 401
+    assert all("token" not in each for each in ask("GET", "/tokens").json)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"scopes": []}, {"scopes": ["all"]}, {"workflow_ids": [999]}, {"expires_at": "2020-01-01"}, {"expires_at": "soon"}, {"name": "a\nb"}],
+    ids=str,
+)
+def test_a_token_that_does_not_fit_is_not_made(ask: Ask, changes: dict[str, Any]) -> None:
+    before = len(ask("GET", "/tokens").json)
+
+    assert ask("POST", "/tokens", {"name": "ci"} | changes).status_code == 422
+    assert len(ask("GET", "/tokens").json) == before
+
+
+def test_a_limited_admin_makes_no_token(ask: Ask, box: TestBox) -> None:
+    limited = box.token("admin", workflow_ids=[1])
+
+    assert ask("POST", "/tokens", {"name": "wide"}, token=limited).status_code == 403
+    assert ask("GET", "/tokens", token=limited).status_code == 403
+
+
+# ── runs ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_runs_come_newest_first_in_pages(ask: Ask, box: TestBox) -> None:
+    made = [box.accept() for _ in range(5)]
+
+    seen, path = [], "/runs?limit=2&status=pending"
+    while path:
+        answer = ask("GET", path)
+        seen.append([run["id"] for run in answer.json])
+        path = next_page(answer) or ""
+
+    assert seen == [made[:2:-1], made[2:0:-1], made[:1]]
+
+
+def test_runs_are_found_by_workflow_status_trigger_metadata_and_time(ask: Ask, box: TestBox) -> None:
+    box.apply(OTHER)
+    hook = box.hook()
+    trigger_id = ask("GET", "/triggers").json[0]["id"]
+    plain, other = box.accept(), box.accept("other", metadata={"pr": 7, "by": "Ada"})
+    fired = ask("POST", hook.removeprefix("/api/v1")).json["workflow_run_id"]
+    ask("POST", f"/runs/{plain}/stop")
+
+    def found(query: str) -> list[int]:
+        return [run["id"] for run in ask("GET", f"/runs?{query}").json]
+
+    assert found("workflow=hello") == [fired, plain]
+    assert found("workflow=2") == [other]
+    assert found("status=stopped") == [plain]
+    assert found(f"trigger={trigger_id}") == [fired]
+    assert found("metadata[pr]=7&metadata[by]=Ada") == [other]
+    assert found("metadata[pr]=8") == []
+    assert found("since=2026-01-01T00:00:00Z") == [fired, other, plain]
+    assert found("since=" + clock.to_text(clock.now() + timedelta(hours=1))) == []
+
+
+def test_the_first_run_since_a_time_is_found_without_reading_all(box: TestBox) -> None:
+    for _ in range(20):
+        box.accept()
+    begin = clock.now() - timedelta(hours=10)
+    with box.database.transaction() as connection:
+        for number in range(1, 21):
+            moment = clock.to_text(begin + timedelta(minutes=number))
+            connection.exec_driver_sql("UPDATE runs SET created_at = ? WHERE id = ?", (moment, number))
+
+    with box.database.read() as connection:
+        firsts = [catalog.first_since(connection, begin + timedelta(minutes=minutes)) for minutes in (0, 1, 7, 20, 21)]
+
+    assert firsts == [1, 1, 7, 20, 21]
+
+
+def test_a_metadata_filter_looks_at_so_many_runs_and_goes_on_with_the_next_page(
+    ask: Ask, box: TestBox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = box.accept(metadata={"pr": "1"})
+    with box.database.transaction() as connection:
+        copy = "INSERT INTO runs SELECT NULL, {} FROM runs, generate WHERE runs.id = ?"
+        names = [name for name in connection.exec_driver_sql("SELECT * FROM runs").keys() if name != "id"]  # noqa: SIM118
+        columns = ", ".join("'{}'" if name == "metadata" else name for name in names)
+        numbers = f"WITH RECURSIVE generate(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM generate WHERE n < {catalog.EXAMINED_MAX})"
+        connection.exec_driver_sql(f"{numbers} {copy.format(columns)}", (first,))
+
+    empty = ask("GET", "/runs?metadata[pr]=1")
+    path = next_page(empty)
+
+    assert empty.json == [] and path
+    assert [run["id"] for run in ask("GET", path).json] == [first]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("limit=0", "limit=101", "limit=x", "before=0", "status=done", "since=yesterday"),
+        *("limit=1&limit=2", "colour=red", "metadata=1", "trigger=a"),
+    ],
+)
+def test_a_query_that_does_not_fit_is_refused_by_name(ask: Ask, query: str) -> None:
+    answer = ask("GET", f"/runs?{query}")
+
+    assert answer.status_code == 400
+    assert query.partition("=")[0] in answer.json["detail"]
+
+
+@pytest.mark.parametrize(
+    ("stub", "content_type", "body"),
+    [
+        ("stub: {output: Hello}", "text/plain; charset=utf-8", b"Hello"),
+        ("stub: {output: {a: 1}}", "application/json", b'{"a":1}'),
+        (r"script: printf '\377'", "application/octet-stream", b"\xff"),
+    ],
+    ids=["text", "json", "bytes"],
+)
+def test_an_output_is_had_as_it_is(ask: Ask, box: TestBox, worker: executor.Worker, stub: str, content_type: str, body: bytes) -> None:
+    box.apply(f"name: out\nstages:\n  - name: a\n    {stub}\n")
+    run_id = box.accept("out")
+    assert ask("GET", f"/runs/{run_id}/output").status_code == 404
+
+    executor.work()
+
+    answer = ask("GET", f"/runs/{run_id}/output")
+    assert (answer.content_type, answer.data) == (content_type, body)
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+# ── callbacks and deliveries ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_callback_is_made_tested_paused_resumed_and_removed(ask: Ask) -> None:
+    with inbox() as receiver:
+        made = ask("POST", "/callbacks", {"workflow": "hello", "url": receiver.url(), "events": ["failed"]})
+        path = f"/callbacks/{made.json['id']}"
+        tested = ask("POST", f"{path}/test")
+
+        assert (made.status_code, tested.json["delivered"], receiver.arrived[0].json["type"]) == (201, True, "run.test")
+    assert ask("POST", f"{path}/test").json["delivered"] is False
+    assert ask("POST", f"{path}/pause").json["paused_at"]
+    assert ask("POST", f"{path}/resume").json["paused_at"] is None
+    assert ask("DELETE", path).status_code == 204
+    assert ask("GET", path).status_code == 404
+
+
+def test_a_callback_that_does_not_fit_is_not_made(ask: Ask, box: TestBox) -> None:
+    box.apply(OTHER)
+    ask("POST", "/triggers", {"workflow": "other", "name": "ci"})
+
+    for changes in ({"url": "ftp://x/"}, {"url": "https://x/${nothing.a}"}, {"events": []}, {"trigger_id": 1}, {"secret": "plain"}):
+        answer = ask("POST", "/callbacks", {"workflow": "hello", "url": "https://ci.example.com/"} | changes)
+        assert answer.status_code == 422, changes
+    assert ask("GET", "/callbacks").json == []
+
+
+def test_a_delivery_is_shown_with_its_body_and_redelivered_once_it_is_dead(ask: Ask, box: TestBox, worker: executor.Worker) -> None:
+    ask("POST", "/callbacks", {"workflow": "hello", "url": "https://ci.example.com/"})
+    run_id = box.accept()
+    executor.work()
+    (listed,) = ask("GET", f"/deliveries?run={run_id}&status=pending").json
+    path = f"/deliveries/{listed['id']}"
+
+    shown = ask("GET", path)
+
+    assert shown.json["body"]["workflow_run_id"] == run_id and shown.json["history"] == []
+    assert ask("POST", f"{path}/redeliver").status_code == 409
+    with box.database.transaction() as connection:
+        connection.exec_driver_sql("UPDATE deliveries SET status = 'dead', next_attempt_at = NULL")
+    assert ask("POST", f"{path}/redeliver").json["status"] == "pending"
+
+
+# ── requests ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_refused_request_is_shown_and_replayed_after_what_refused_it_was_mended(ask: Ask, box: TestBox) -> None:
+    hook = box.hook()
+    ask("POST", "/workflows/hello/disable")
+    assert ask("POST", hook.removeprefix("/api/v1"), {"name": "Ada"}).status_code == 422
+    (listed,) = ask("GET", "/requests?endpoint=hook&verdict=refused&workflow=hello").json
+    path = f"/requests/{listed['id']}"
+    assert ask("GET", path).json["body"] == '{"name": "Ada"}'
+    assert ask("POST", f"{path}/replay").status_code == 422
+    ask("POST", "/workflows/hello/enable")
+
+    replayed = ask("POST", f"{path}/replay", {})
+
+    assert (replayed.status_code, replayed.json["status"]) == (201, "started")
+    assert box.run(replayed.json["workflow_run_id"])["input"] == {"name": "Ada"}
+
+
+def test_only_an_admin_replays_a_request_without_its_signature(ask: Ask, box: TestBox) -> None:
+    token = base64.urlsafe_b64encode(bytes(range(32))).decode().rstrip("=")
+    box.apply(f'name: signed\ntriggers:\n  - name: a\n    webhook: {{token: "{token}", signature: github, secret: "${{secrets.ABSENT}}"}}\n'
+              "stages:\n  - name: b\n    stub: {output: 1}\n")  # fmt: skip
+    assert ask("POST", f"/hooks/{token}", {"a": 1}).status_code == 401
+    path = f"/requests/{ask('GET', '/requests?verdict=refused').json[0]['id']}/replay"
+
+    assert ask("POST", path, {}).status_code == 422
+    assert ask("POST", path, {"anyway": True}, token=box.token("write")).status_code == 403
+    assert ask("POST", path, {"anyway": True}).status_code == 201
+
+
+# ── who sees what ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_limited_token_sees_its_workflows_and_nothing_else(ask: Ask, box: TestBox, worker: executor.Worker) -> None:
+    other = box.apply(OTHER)
+    for name in ("hello", "other"):
+        ask("POST", "/triggers", {"workflow": name, "name": "ci"})
+        ask("POST", "/callbacks", {"workflow": name, "url": f"https://{name}.example.com/"})
+        ask("POST", box.hook(name, "ci").removeprefix("/api/v1"), {})
+    executor.work()
+    limited = box.token("read", "write", workflow_ids=[other.id])
+
+    for path in ("/workflows", "/triggers", "/runs", "/deliveries", "/callbacks", "/requests"):
+        seen = ask("GET", path, token=limited).json
+        assert len(ask("GET", path).json) == 2, path
+        assert len(seen) == 1 and "hello" not in json.dumps(seen), path
+    assert ask("GET", "/runs?workflow=hello", token=limited).status_code == 404
+
+
+def test_a_limited_token_changes_its_workflow_and_makes_none(ask: Ask, box: TestBox) -> None:
+    other = box.apply(OTHER)
+    limited = box.token("write", workflow_ids=[other.id])
+
+    def put(name: str) -> int:
+        text = OTHER.replace("name: other", f"name: {name}").replace("output: other", "output: changed")
+        return ask("PUT", f"/workflows/{name}", data=text, content_type="application/yaml", token=limited).status_code
+
+    assert [put(name) for name in ("other", "hello", "new")] == [200, 404, 404]
+
+
+def test_the_instance_tells_its_limits_and_how_it_is(ask: Ask, box: TestBox) -> None:
+    shown = ask("GET", "/instance", token=box.token("read")).json
+
+    assert shown["limits"] == {"body_max_bytes": 1048576, "metadata_max_bytes": 16384, "page_max": 100}
+    assert shown["health"]["status"] == "unready" and "worker" in shown["health"]["reasons"][0]
