@@ -43,6 +43,10 @@ INTERPRETERS = (
 )
 
 
+# An option whose letters are only known at the run: it could become the one that announces code.
+OPEN_OPTION = re.compile(r"[-+][A-Za-z-]*\$\{")
+
+
 def code_argument(argv: Sequence[str]) -> int | None:
     """Give the index of the first argument that is or announces program text, else None: `sh -c …`, `env FOO=1 perl -ne …`.
 
@@ -66,7 +70,7 @@ def _named(argument: str) -> Interpreter | None:
 
 
 def _is_code(interpreter: Interpreter, argument: str) -> bool:
-    return bool(interpreter.code.match(argument)) or argument in interpreter.subcommands
+    return bool(interpreter.code.match(argument) or OPEN_OPTION.match(argument)) or argument in interpreter.subcommands
 
 
 def _is_option(argument: str) -> bool:

@@ -10,7 +10,7 @@ from flask import Flask, Request
 from flask_sqlalchemy import SQLAlchemy
 
 from orqo import clock, dashboard, db, description, instance, problems, runs
-from orqo.api import actions, callback, endpoints, health, hooks, nouns
+from orqo.api import callback, endpoints, health, hooks, nouns
 from orqo.api.site import Site
 from orqo.api.validation import Validators
 from orqo.config import Config
@@ -19,8 +19,7 @@ from orqo.queue import Bell
 from orqo.secretstore import SecretStore
 from orqo.workflows import Definitions
 
-THE_THREE = (endpoints.blueprint, hooks.blueprint, callback.blueprint, health.blueprint)
-OURS = (nouns.resources, actions.blueprint)
+THE_THREE = (endpoints.blueprint, hooks.blueprint, callback.blueprint)
 ASCII = "".join(map(chr, range(128)))
 
 
@@ -51,7 +50,8 @@ def assemble(config: Config) -> Flask:
     with app.app_context():
         database = db.Database(sessions.engine, busy_timeout_ms=db.WEB_BUSY_TIMEOUT_MS)
     app.extensions["orqo"] = _site(config, database)
-    for blueprint in THE_THREE if config.strict else THE_THREE + OURS:
+    ours = () if config.strict else (nouns.resources,)
+    for blueprint in (*THE_THREE, *ours, health.blueprint):
         app.register_blueprint(blueprint)
     dashboard.install(app)
     problems.install(app, page=dashboard.problem_page)

@@ -276,11 +276,12 @@ def record_one(
     """Do what `record_attempt` does within the caller's transaction."""
     if delivery.callback_id and outcome.status_code == GONE:
         callbacks.pause(connection, delivery.callback_id, reason="The receiver answered 410 Gone.", now=now)
-    elif delivery.callback_id:
+    elif delivery.callback_id and not _is_hopeless(delivery, outcome):
         callbacks.note_attempt(connection, delivery.callback_id, delivered=outcome.delivered, now=now)
     paused = _is_paused(connection, delivery.callback_id)
     # Nobody else changes what is leased, so the row as it was claimed still tells the counts.
-    status, next_s = _verdict(outcome, delivery.retries + 1, schedule_s)
+    hopeless = _is_hopeless(delivery, outcome)
+    status, next_s = (DeliveryStatus.DEAD, None) if hopeless else _verdict(outcome, delivery.retries + 1, schedule_s)
     ended = status != DeliveryStatus.PENDING
     changes = {
         "attempts": Delivery.attempts + 1,
@@ -292,12 +293,20 @@ def record_one(
     }
     mine = (Delivery.id == delivery.id, Delivery.lease_owner == owner, Delivery.status == DeliveryStatus.PENDING)
     number = connection.execute(update(Delivery).where(*mine).values(changes).returning(Delivery.attempts)).scalar()
+    if number is None and connection.execute(select(Delivery.id).where(Delivery.id == delivery.id)).scalar() is None:
+        # Pruned with its run meanwhile: there is nothing left to record it for.
+        return None
     _insert_attempt(connection, delivery.id, outcome, number=number or delivery.attempts + 1)
     if number is None:
         return None
     if ended and not paused:
         _release_next(connection, delivery.run_id, delivery.channel, clock.to_text(now))
     return status
+
+
+def _is_hopeless(delivery: Row[Any], outcome: Outcome) -> bool:
+    """Tell whether what cannot be sent now never can: its bytes are frozen, and no secret of it can be mended."""
+    return outcome.reason == "bad_url" and '"secret"' not in delivery.url + delivery.headers
 
 
 def _verdict(outcome: Outcome, counted: int, schedule_s: Sequence[float]) -> tuple[DeliveryStatus, float | None]:

@@ -197,14 +197,16 @@ def _record(dispatcher: Dispatcher) -> list[Row[Any]]:
     sent, database, now = list(dispatcher.unrecorded), dispatcher.box.database, clock.now()
     try:
         with database.transaction() as connection:
-            statuses = [_record_one(dispatcher, connection, each, now) for each in sent]
             _forget(dispatcher, sent)
+            statuses = [_record_one(dispatcher, connection, each, now) for each in sent]
             claimed = deliveries.claim_some(database, connection, **_room(dispatcher), now=now)
             crashpoints.reach("attempt-before-commit")
     except Unavailable:
-        for row, _ in sent:
-            dispatcher.in_flight.update(deliveries.taken_by(row))
+        _remember(dispatcher, sent)
         raise
+    except DBAPIError:
+        log.exception("step=deliver count=%d status=fault", len(sent))
+        return _record_singly(dispatcher, sent)
     del dispatcher.unrecorded[: len(sent)]
     crashpoints.reach("attempt-recorded")
     for (row, outcome), status in zip(sent, statuses, strict=True):
@@ -213,6 +215,25 @@ def _record(dispatcher: Dispatcher) -> list[Row[Any]]:
             row.id, row.run_id, row.event, status, outcome.reason, outcome.status_code, outcome.duration_ms,
         )  # fmt: skip
     return claimed
+
+
+def _record_singly(dispatcher: Dispatcher, sent: Sequence[Sent]) -> list[Row[Any]]:
+    """Record one by one what could not be recorded together, and drop what cannot be: it must not hold up the others."""
+    for row, outcome in sent:
+        del dispatcher.unrecorded[0]
+        try:
+            deliveries.record_attempt(
+                dispatcher.box.database, row, outcome, owner=dispatcher.owner, schedule_s=dispatcher.schedule_s, now=clock.now()
+            )
+        except (Unavailable, DBAPIError):
+            log.exception("step=deliver delivery=%s status=dropped", row.id)
+    return []
+
+
+def _remember(dispatcher: Dispatcher, sent: Sequence[Sent]) -> None:
+    """Count again as in flight what could not be recorded."""
+    for row, _ in sent:
+        dispatcher.in_flight.update(deliveries.taken_by(row))
 
 
 def _record_one(dispatcher: Dispatcher, connection: Connection, sent: Sent, now: datetime) -> DeliveryStatus | None:

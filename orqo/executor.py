@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 RETURN_AFTER_S = 5.0
 RENEW_EVERY_S = 2.0
 RETRY_IN_PLACE_S = 1.0
+RECORD_PATIENCE_S, RECORD_AGAIN_S = 120.0, 0.5
 KINDS_WITH_FILES = ("command", "script")
 
 
@@ -109,7 +110,7 @@ def _drive(worker: Worker, claim: runs.Claim, *, until: float) -> runs.Claim | N
     except runs.LeaseLost:
         log.warning("step=lease run=%s status=lost", claim.run.id)
     except Unavailable as fault:
-        # The lease runs out and the run is claimed again: nothing was recorded, so nothing is lost.
+        # The lease runs out and the run is claimed again.
         log.error("step=record run=%s status=unavailable error=%s", claim.run.id, fault.detail)
     except Exception:
         log.exception("step=execute run=%s status=fault", claim.run.id)
@@ -149,10 +150,28 @@ def _stages(worker: Worker, held: Held, *, until: float) -> runs.Claim | None:
             "completed" if isinstance(result, stages.Completed) else result.reason,
             (time.monotonic() - began) * 1000,
         )
-        following = _record(worker, held, result, roots, until=until)
+        following = _recorded(worker, held, result, roots, until=until)
         if following is None or following.run.id != claim.run.id:
             return following
         held.claim = following
+
+
+def _recorded(
+    worker: Worker, held: Held, result: stages.Completed | stages.Failed, roots: dict[str, Any], *, until: float
+) -> runs.Claim | None:
+    """Record a result, patiently: what a command did must not be forgotten because the database was busy for a while.
+
+    As long as nobody has taken the run over, recording late is as good as recording at once.
+    """
+    give_up = time.monotonic() + RECORD_PATIENCE_S
+    while True:
+        try:
+            return _record(worker, held, result, roots, until=until)
+        except Unavailable as fault:
+            if time.monotonic() >= give_up:
+                raise
+            log.warning("step=record run=%s status=again error=%s", held.claim.run.id, fault.detail)
+            time.sleep(RECORD_AGAIN_S)
 
 
 # ── one stage ───────────────────────────────────────────────────────────────────────────────────────────────────────

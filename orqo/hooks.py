@@ -8,16 +8,16 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row
+from sqlalchemy import Connection, Row
 
 from orqo import call, facts, inbound, lookup, match, payload, requestlog, runs, triggers, vendors
 from orqo.call import Call
 from orqo.db import Database
-from orqo.errors import Busy, Forbidden, Invalid, Malformed, Problem, TooManyRequests, Unauthorized
+from orqo.errors import Busy, Conflict, Forbidden, Invalid, Malformed, NotFound, Problem, TooManyRequests, Unauthorized
 from orqo.models import Verdict
 from orqo.signing import SignatureInvalid
 from orqo.vendors import Handshake
@@ -163,7 +163,7 @@ def judge(gate: Gate, guest: Visit, *, now: datetime) -> Outcome:
         requestlog.note(gate.database, guest.entry(Verdict.IGNORED, 200, reason), now=now)
         # The reason quotes what the filter wants, which is nothing for the sender.
         return Outcome(Verdict.IGNORED, reason=NOT_PASSED)
-    if not guest.found.workflow_enabled:
+    if not guest.found.workflow_enabled and not _known(gate, replay, now):
         raise Invalid(f"The workflow {guest.found.workflow_name} is disabled: it cannot be started.")
     try:
         return _accepted(gate, guest, value, told, replay, now)
@@ -211,11 +211,15 @@ def _filtered(gate: Gate, guest: Visit, replay: runs.Replay | None, roots: Mappi
     """Give why the filter lets a request not pass. What comes again is answered as the first time, whatever the filter says now."""
     if guest.options.filter is None:
         return None
-    if replay is not None:
-        with gate.database.read() as connection:
-            if runs.earlier(connection, replay, now=now) is not None:
-                return None
-    return match.explain(guest.options.filter, roots)
+    return None if _known(gate, replay, now) else match.explain(guest.options.filter, roots)
+
+
+def _known(gate: Gate, replay: runs.Replay | None, now: datetime) -> bool:
+    """Tell whether this call was answered before: it gets that answer again, whatever has changed since."""
+    if replay is None:
+        return False
+    with gate.database.read() as connection:
+        return runs.earlier(connection, replay, now=now) is not None
 
 
 def _accepted(gate: Gate, guest: Visit, value: Any, told: Mapping[str, Any], replay: runs.Replay | None, now: datetime) -> Outcome:
@@ -232,11 +236,21 @@ def _accepted(gate: Gate, guest: Visit, value: Any, told: Mapping[str, Any], rep
         awaited=guest.options.answer is None and call.wait_s(guest.call.headers) > 0,
     )
     with gate.database.transaction() as connection:
-        accepted = runs.accept(connection, new, now=now)
+        accepted = runs.accept(connection, _as_it_is_now(connection, new), now=now)
         verdict, status = (Verdict.DUPLICATE, 200) if accepted.duplicate else (Verdict.ACCEPTED, 201)
         answer = _own_answer(gate, guest, {"input": value, "trigger": told}, accepted.run_id)
         requestlog.write(connection, guest.entry(verdict, answer[0] if answer else status, run_id=accepted.run_id), now=now)
     return Outcome(verdict, run_id=accepted.run_id, answer=answer)
+
+
+def _as_it_is_now(connection: Connection, new: runs.NewRun) -> runs.NewRun:
+    """Look at the trigger once more within the transaction: it may have been disabled, deleted or given a new version since."""
+    found = triggers.find_by_id(connection, new.trigger_id) if new.trigger_id is not None else None
+    if found is None:
+        raise NotFound(triggers.UNKNOWN)
+    if not found.enabled:
+        raise Conflict("This webhook is disabled. Enable it in the workflow's Runs & Triggers tab.")
+    return replace(new, version_id=found.version_id)
 
 
 def _noted(guest: Visit) -> dict[str, Any]:

@@ -32,6 +32,8 @@ WORK = "orqo.executor.work"
 TIMEOUT_S = 0.25
 BREAKER_S = 1.0
 WAKE_UP_EXPIRES_S = 5
+# One would do; the others are for what somebody else put before ours.
+WAITING_MAX = 8
 FAILURE_TTL_S = 60
 WORKER_TTL_S = 20
 WORKER_FRESH_S = 60
@@ -101,7 +103,10 @@ class Bell:
 
     def _wake(self) -> bool:
         # The flag's expiry is what heals a wake-up that was lost on its way.
-        if self._client.set(self._flag, b"1", nx=True, ex=WAKE_UP_EXPIRES_S):
+        if not self._client.set(self._flag, b"1", nx=True, ex=WAKE_UP_EXPIRES_S):
+            return True
+        # The flag expires while all workers are busy; the wake-up that it stood for may wait in the queue still.
+        if self._client.llen(self._queue.key) < WAITING_MAX:
             self._queue.enqueue(WORK, job_timeout=-1, result_ttl=0, failure_ttl=FAILURE_TTL_S)
         return True
 
@@ -229,7 +234,7 @@ class Worker(SimpleWorker):
     job_class = WakeUp
 
     def __init__(self, bell: Bell, *, name: str, stopping: threading.Event) -> None:
-        self.stopping = stopping
+        self.stopping, self.bell = stopping, bell
         super().__init__(
             [bell.queue_name],
             name=name,
@@ -246,6 +251,14 @@ class Worker(SimpleWorker):
         """Let the job under way know, then stop as RQ does."""
         self.stopping.set()
         super().request_stop(signum, frame)
+
+    def set_shutdown_requested_date(self) -> None:
+        """Write nothing: this runs within the signal's handler, and with Redis gone its fault would be raised into a stage."""
+
+    def teardown(self) -> None:
+        """Sign off from Redis where it answers; a frozen one must not take the time that running commands have to end."""
+        if self.bell.is_reachable():
+            super().teardown()
 
     def request_force_stop(self, signum: Any, frame: Any) -> None:
         """Ignore further signals: the supervisor's time-out, not a second signal, ends a stage that will not end."""

@@ -362,7 +362,7 @@ def test_another_method_is_405_with_the_one_that_is_taken(web: Service, token: s
 
 @pytest.mark.usefixtures("nothing_happens")
 @pytest.mark.parametrize(
-    "path", ["/api/v1/trigger/", "/api/v1//trigger", "/api/v1/triggers", "/api/v2/trigger", "/api/", "/api/v1/%74rigger/x"]
+    "path", ["/api/v1/trigger/", "/api/v1//trigger", "/api/v1/triggerz", "/api/v2/trigger", "/api/", "/api/v1/%74rigger/x"]
 )
 def test_an_unknown_path_is_404(web: Service, token: str, path: str) -> None:
     check_problem(post(web, token, {"workflow_id": 1}, path=path), 404)

@@ -56,10 +56,11 @@ def test_every_example_is_in_this_file() -> None:
 def test_the_pages_yaml_is_the_examples() -> None:
     page = (PROJECT_DIR / "docs" / "deciding.md").read_text(encoding="utf-8")
     written = {line.strip() for path in FILES.values() for line in path.read_text(encoding="utf-8").splitlines()}
-    shown = [re.sub(r" +# .*", "", line).strip() for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
+    lines = [line for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
+    shown = [re.sub(r" +# .*", "", line).strip() for line in lines]
 
     assert [line for line in shown if line not in written] == []
-    assert len(shown) > 30
+    assert len(shown) > 20
 
 
 # ── routing ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -663,8 +663,8 @@ def test_a_callback_whose_url_changed_leaves_what_was_held_dead_and_redeliverabl
 def test_redelivering_all_of_a_run_keeps_their_order(box: TestBox) -> None:
     file = "name: told\ncallbacks: [{url: 'http://127.0.0.1:1/x', events: [output, completed]}]\n"
     box.apply(file + "stages: [{name: one, stub: {output: 1}}]\n")
+    row = {"run_id": box.accept("told"), "now": clock.to_text(clock.now())}
     with box.database.transaction() as connection:
-        row = {"run_id": box.accept("told"), "now": clock.to_text(clock.now())}
         for number in range(3):
             connection.execute(
                 text(
@@ -676,7 +676,8 @@ def test_redelivering_all_of_a_run_keeps_their_order(box: TestBox) -> None:
 
         deliveries.redeliver_dead(connection, now=clock.now())
 
-    assert [row["next_attempt_at"] is not None for row in box.rows("SELECT next_attempt_at FROM deliveries ORDER BY id")] == [True, False, False]
+    due = [row["next_attempt_at"] is not None for row in box.rows("SELECT next_attempt_at FROM deliveries ORDER BY id")]
+    assert due == [True, False, False]
 
 
 @pytest.mark.parametrize(
@@ -690,3 +691,12 @@ def test_redelivering_all_of_a_run_keeps_their_order(box: TestBox) -> None:
 )
 def test_a_shown_url_holds_no_credential(stored: list[Any], shown: str) -> None:
     assert deliveries.shown_url(json.dumps(stored)) == shown
+
+
+def test_what_can_never_be_sent_is_dead_at_once(box: TestBox, sender: deliveries.Sender, receiver: Inbox) -> None:
+    apply(box, f"{{url: '{receiver.url()}', headers: {{X: '${{input.a}}'}}}}")
+    run_id = box.accept("told", input={"a": "line\r\nanother"})
+    runs.stop(box.box, run_id, now=clock.now())
+
+    assert deliver(box, sender) == ["dead"]
+    assert box.rows("SELECT reason FROM attempts")[0]["reason"] == "bad_url"

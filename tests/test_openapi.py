@@ -14,6 +14,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
+from hypothesis.stateful import run_state_machine_as_test
 from openapi_spec_validator import validate
 from schemathesis import GenerationMode
 from schemathesis.checks import load_all_checks, not_a_server_error
@@ -190,3 +191,19 @@ def test_whatever_is_sent_is_answered_as_described(api: Any, explored: TestBox, 
     except (Unsatisfiable, SkipTest):
         # Nothing that such an operation takes can be wrong.
         assert mode is GenerationMode.NEGATIVE
+
+
+def test_whatever_is_done_one_after_the_other_is_answered_as_described(api: Any, explored: TestBox) -> None:
+    headers = {"Authorization": f"Bearer {explored.token('admin')}"}
+
+    class Following(api.as_state_machine()):  # type: ignore[misc]
+        """Follows the description's links, from what was made to what can be done with it."""
+
+        def get_call_kwargs(self, case: Any) -> dict[str, Any]:
+            return {"headers": headers}
+
+        def validate_response(self, response: Any, case: Any, **options: Any) -> None:
+            excluded = [positive_data_acceptance, not_a_server_error] if case.operation.path == "/readyz" else [positive_data_acceptance]
+            case.validate_response(response, excluded_checks=excluded, headers=headers)
+
+    run_state_machine_as_test(Following, settings=settings(EXPLORING, max_examples=EXPLORING.max_examples // 2, stateful_step_count=6))

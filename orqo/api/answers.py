@@ -98,7 +98,7 @@ def wait_for_holder(connection: Connection, holder: Holder, run_id: int, stage: 
     """Give the wait of a run that the holder of a token means; a run of a workflow that the token may not use is none to it."""
     workflow_id = runs.workflow_of(connection, run_id)
     if workflow_id is None or not holder.may_use(workflow_id):
-        raise NotFound(f"There is no run {run_id} that this token may use.")
+        raise NotFound(f"There is no run {run_id}.")
     return runs.wait_of(connection, run_id, stage)
 
 

@@ -59,7 +59,8 @@ def _accepted(here: Site, holder: Holder, given: Call, now: datetime) -> runs.Ac
     key = given.headers.get("idempotency-key")
     replay = hooks.keyed(f"token:{holder.id}", key, raw) if key is not None else None
     with here.database.transaction() as connection:
-        workflow = _startable(connection, wanted, holder)
+        known = replay is not None and runs.earlier(connection, replay, now=now) is not None
+        workflow = _startable(connection, wanted, holder, known=known)
         new = runs.NewRun(
             workflow_id=workflow.id,
             version_id=workflow.version_id,
@@ -78,8 +79,11 @@ def _accepted(here: Site, holder: Holder, given: Call, now: datetime) -> runs.Ac
     return accepted
 
 
-def _startable(connection: Connection, wanted: dict[str, Any], holder: Holder) -> Row[Any]:
-    """Give the workflow that a request names; NotFound also where the token may not use it, Conflict where it is disabled."""
+def _startable(connection: Connection, wanted: dict[str, Any], holder: Holder, *, known: bool) -> Row[Any]:
+    """Give the workflow that a request names; NotFound also where the token may not use it, Conflict where it is disabled.
+
+    A call whose answer is `known` gets it again, whatever has become of the workflow.
+    """
     reference = int(wanted["workflow_id"]) if "workflow_id" in wanted else wanted["workflow"]
     workflow = workflows.find(connection, reference)
     if workflow is None or not holder.may_use(workflow.id):
@@ -87,7 +91,7 @@ def _startable(connection: Connection, wanted: dict[str, Any], holder: Holder) -
     if "workflow" in wanted and wanted["workflow"] != workflow.name:
         fault = Fault("/workflow", "is another workflow's name")
         raise Invalid("workflow_id and workflow name different workflows: send one.", errors=[fault])
-    if not workflow.enabled:
+    if not workflow.enabled and not known:
         raise Conflict(f"Workflow {workflow.name} is disabled. Enable it, then send this again.")
     return workflow
 

@@ -8,6 +8,6 @@ from orqo.api.access import resources
 
 __all__ = ["resources"]
 
-NOUNS = ("workflows", "triggers", "tokens", "runs", "artifacts", "deliveries", "callbacks", "requests", "instance")
+NOUNS = ("workflows", "triggers", "tokens", "runs", "actions", "artifacts", "deliveries", "callbacks", "requests", "instance")
 for name in NOUNS:
     importlib.import_module(f"orqo.api.{name}")

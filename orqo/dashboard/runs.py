@@ -119,13 +119,17 @@ def _asking(wait: Row[Any]) -> dict[str, Any]:
 
 
 def _resumable(connection: Connection, row: Row[Any], stages: list[Row[Any]]) -> set[int]:
-    """Give the executions of an ended run, by sequence, from which it can be run again: the last one of each stage that there still is."""
+    """Give the executions of an ended run, by sequence, from which it can be run again: the last one of each stage that there still is.
+
+    The first one is not among them: from there it is the whole run.
+    """
     workflow = workflows.find(connection, row.workflow_id) if row.finished_at else None
     if workflow is None or not workflow.enabled:
         return set()
     newest: Definition = site().box.definitions.of(connection, workflow.version_id)
-    last = {each.name: each for each in stages}
-    return {last[stage.name].sequence for stage in newest.stages if stage.name in last and last[stage.name].status != StageStatus.SKIPPED}
+    names = {stage.name for stage in newest.stages}
+    last = {each.name: each for each in stages if each.name in names}.values()
+    return {each.sequence for each in last if each.sequence > 1 and each.status != StageStatus.SKIPPED}
 
 
 def _to_come(definition: Definition, row: Row[Any], stages: list[Row[Any]]) -> list[str]:

@@ -30,10 +30,11 @@ def test_a_refused_signed_request_is_understood_mended_and_replayed(page: Any, l
     # A request signed in another spelling is refused, and seen live.
     body = json.dumps({"order": 7}).encode()
     scene.send(made, hook, body, {"X-Signature": base64.b64encode(scene.digest(body)).decode()}, status=401)
-    page.locator("#requests .s-refused").wait_for()
+    row = page.locator("#requests tr", has_text="store")
+    expect(row.locator(".s-refused")).to_be_visible()
 
     # Its page says why.
-    page.locator("#requests tbody th a").first.click()
+    row.get_by_role("link", name="request").click()
     expect(page.locator("#reason")).to_contain_text("it fits with algorithm: sha256, encoding: base64")
 
     # The mend, and the replay.

@@ -92,8 +92,10 @@ BUGS = (
     ),
     Bug(
         "a claim without its condition",
-        "orqo/runs/claiming.py", "RUNS.c.status == RunStatus.PENDING)\n    return connection", "RUNS.c.id > 0)\n    return connection",
-        tests=("tests/test_runs.py", "tests/test_db.py"),
+        "orqo/runs/claiming.py",
+        "(RUNS.c.id == _next_pending(connection), RUNS.c.status == RunStatus.PENDING)",
+        "(RUNS.c.id == connection.execute(select(func.min(RUNS.c.id)).where(RUNS.c.finished_at.is_(None))).scalar(),)",
+        tests=("tests/test_runs.py", "-x"), runs=100,
     ),
     Bug(
         "a wake-up flag that never expires",
