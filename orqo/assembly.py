@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import Any
 from urllib.parse import quote
@@ -9,8 +10,8 @@ from urllib.parse import quote
 from flask import Flask, Request
 from flask_sqlalchemy import SQLAlchemy
 
-from orqo import clock, dashboard, db, description, instance, problems, runs
-from orqo.api import callback, endpoints, health, hooks, nouns
+from orqo import clock, dashboard, db, description, instance, problems, runs, simulation
+from orqo.api import callback, endpoints, health, hooks, nouns, simulated
 from orqo.api.site import Site
 from orqo.api.validation import Validators
 from orqo.config import Config
@@ -18,6 +19,8 @@ from orqo.models import Base
 from orqo.queue import Bell
 from orqo.secretstore import SecretStore
 from orqo.workflows import Definitions
+
+log = logging.getLogger(__name__)
 
 THE_THREE = (endpoints.blueprint, hooks.blueprint, callback.blueprint)
 ASCII = "".join(map(chr, range(128)))
@@ -53,6 +56,9 @@ def assemble(config: Config) -> Flask:
     ours = () if config.strict else (nouns.resources,)
     for blueprint in (*THE_THREE, *ours, health.blueprint):
         app.register_blueprint(blueprint)
+    if config.simulate:
+        log.warning("step=start %s", simulation.BANNER)
+        simulated.install(app)
     dashboard.install(app)
     problems.install(app, page=dashboard.problem_page)
     return app
@@ -69,6 +75,7 @@ def _site(config: Config, database: db.Database) -> Site:
         key=key,
         secrets=SecretStore.from_config(config),
         validators=Validators(),
+        simulation=simulation.Rules(database) if config.simulate else None,
         waiters=threading.Semaphore(config.threads // 2),
     )
 

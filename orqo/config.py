@@ -135,6 +135,7 @@ SETTINGS: dict[str, Setting] = {
     "keep_days": Setting("ORQO_KEEP_DAYS", _integer(1, 36500), "30", "ended runs older than this are deleted, with all that is theirs"),
     "keep_runs": Setting("ORQO_KEEP_RUNS", _integer(1, 100_000_000), "10000", "of more runs than this the oldest ended ones are deleted"),
     "log_format": Setting("ORQO_LOG", _choice("text", "json"), "text", "log lines as text or as one JSON object each"),
+    "simulate": Setting("ORQO_SIMULATE", _flag, "0", "be a stand-in for tests of clients: Prefer: code=409, simulate: in workflow files"),
     "log_level": Setting("ORQO_LOG_LEVEL", _choice("debug", "info", "warning", "error"), "info", "least severe log line that is written"),
 }
 
@@ -167,6 +168,7 @@ class Config:
     secrets_file: str
     example: bool
     strict: bool
+    simulate: bool
     keep_days: int
     keep_runs: int
     log_format: str
@@ -180,6 +182,8 @@ class Config:
         faults: list[str] = []
         values = {key: _read(setting, source, faults) for key, setting in SETTINGS.items()}
         secrets = _secrets(source, faults)
+        if values["simulate"] and (values["base_url"] or "").startswith("https:"):
+            faults.append("ORQO_SIMULATE: ORQO_BASE_URL is https, so others depend on this box, and it is no stand-in: unset one of them")
         if faults:
             raise ConfigError(faults)
         return cls(**_filled(values), secrets=secrets)

@@ -123,6 +123,7 @@ class Definition:
     concurrency: Concurrency | None = None
     input_schema: Json = None
     loop_guard: LoopGuard = field(default_factory=LoopGuard)
+    simulate: tuple[dict[str, Any], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Give the stored form, JSON; `from_dict` gives the same definition again."""
@@ -137,6 +138,7 @@ class Definition:
             "triggers": tuple(_stored_trigger(each) for each in stored.get("triggers", ())),
             "concurrency": _stored(Concurrency, stored["concurrency"]) if stored.get("concurrency") else None,
             "loop_guard": _stored(LoopGuard, stored.get("loop_guard", {})),
+            "simulate": tuple(stored.get("simulate", ())),
         }
         return _stored(cls, {"id": None, **stored, **parts})
 
@@ -231,6 +233,7 @@ def _definition(document: Document, folder: Path | None, text: str) -> Definitio
         concurrency=Concurrency(**value["concurrency"]) if "concurrency" in value else None,
         input_schema=value.get("input_schema"),
         loop_guard=LoopGuard(**value.get("loop_guard", {})),
+        simulate=tuple(value.get("simulate", ())),
     )
 
 

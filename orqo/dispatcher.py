@@ -25,6 +25,7 @@ from orqo.errors import Unavailable
 from orqo.folder import Folder
 from orqo.models import DeliveryStatus
 from orqo.queue import Bell, Notices
+from orqo.simulation import Sending
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ class Dispatcher:
     keep: retention.Limits | None = None
     folder: Folder | None = None
     runs_dir: Path = Path()
+    simulation: Sending | None = None
     in_flight: Counter[str] = field(default_factory=Counter)
     inbox: SimpleQueue[Sent | None] = field(default_factory=SimpleQueue)
     unrecorded: list[Sent] = field(default_factory=list)
@@ -262,7 +264,8 @@ def _send(dispatcher: Dispatcher, row: Row[Any]) -> None:
     """Send one delivery, in a thread of its own; the loop records what came of it."""
     now = clock.now()
     try:
-        outcome = deliveries.send(row, dispatcher.sender, now=now)
+        send = dispatcher.simulation.send if dispatcher.simulation else deliveries.send
+        outcome = send(row, dispatcher.sender, now=now)
         crashpoints.reach("delivery-sent")
     except Exception:
         log.exception("step=deliver delivery=%s status=fault", row.id)

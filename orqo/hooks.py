@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -41,11 +41,16 @@ class SignatureRefused(Unauthorized):
 
 @dataclass(frozen=True)
 class Gate:
-    """What requests are checked with: the database, the secrets by name, and how others reach this box."""
+    """What requests are checked with: the database, the secrets by name, and how others reach this box.
+
+    Without `replays` the same event again is another run. `before_start` may raise or delay, for a stand-in.
+    """
 
     database: Database
     secrets: Mapping[str, str]
     base_url: str
+    replays: bool = True
+    before_start: Callable[[int, Mapping[str, Any]], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -157,7 +162,7 @@ def judge(gate: Gate, guest: Visit, *, now: datetime) -> Outcome:
     if malformed is not None:
         raise malformed
     told = {"name": guest.found.name, "headers": call.told_headers(guest.call), "query": call.told_query(guest.call)}
-    replay = _replay(guest, value)
+    replay = _replay(guest, value) if gate.replays else None
     reason = _filtered(gate, guest, replay, {"input": value, "trigger": told}, now)
     if reason is not None:
         requestlog.note(gate.database, guest.entry(Verdict.IGNORED, 200, reason), now=now)
@@ -235,6 +240,8 @@ def _accepted(gate: Gate, guest: Visit, value: Any, told: Mapping[str, Any], rep
         replay=replay,
         awaited=guest.options.answer is None and call.wait_s(guest.call.headers) > 0,
     )
+    if gate.before_start is not None:
+        gate.before_start(found.version_id, {"input": value, "trigger": told})
     with gate.database.transaction() as connection:
         accepted = runs.accept(connection, _as_it_is_now(connection, new), now=now)
         verdict, status = (Verdict.DUPLICATE, 200) if accepted.duplicate else (Verdict.ACCEPTED, 201)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import pwd
 import signal
 import socket
 import sys
@@ -18,10 +19,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from orqo import clock, db, deliveries, dispatcher, executor, instance, leases, logs, outbound, processes, queue, retention, runs
-from orqo.config import Config
+from orqo.config import Config, ConfigError
 from orqo.folder import Folder
 from orqo.queue import Bell
 from orqo.secretstore import SecretStore
+from orqo.simulation import Rules, Sending
 from orqo.stages import descendants, handover
 from orqo.workflows import Definitions
 
@@ -65,6 +67,8 @@ def main() -> int:
 
 
 def _checked_key(config: Config) -> bytes:
+    if os.geteuid() == 0 and config.stage_user not in {account.pw_name for account in pwd.getpwall()}:
+        raise ConfigError([f"ORQO_STAGE_USER: there is no user {config.stage_user} here; name one that commands shall run as"])
     database = db.Database.open(config.database_url)
     try:
         db.check_version(database)
@@ -193,6 +197,7 @@ def _dispatch(config: Config, key: bytes, secrets: SecretStore) -> None:
             stopping=stopping,
             keep=retention.Limits(config.keep_days, config.keep_runs),
             runs_dir=config.data / "runs",
+            simulation=Sending(Rules(box.database)) if config.simulate else None,
             folder=Folder(box.database, config.workflows, key=key, secrets=secrets) if config.workflows else None,
         )
     )

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
-from orqo import decisionrules, lookup, places, waitrules, webhookrules
+from orqo import decisionrules, lookup, places, simulationrules, waitrules, webhookrules
 from orqo.argv import code_argument
 from orqo.errors import Fault
 from orqo.lookup import Json
@@ -33,6 +33,7 @@ def faults(document: Document) -> Iterator[Fault]:
     rules = _Rules(document)
     yield from places.faults(document, rules.stage_names)
     yield from decisionrules.of_schema(document)
+    yield from simulationrules.faults(document)
     yield from rules.names("stages")
     yield from rules.names("triggers")
     yield from rules.tokens()

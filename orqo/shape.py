@@ -22,6 +22,7 @@ from orqo.yamlfile import Document, Json, Place, shown
 SCHEMA_FILE = Path(__file__).with_name("workflow.schema.json")
 RESERVED_NAMES = ("fail", "next", "end")
 DURATION_MAX_S = 366 * 86400
+PAUSE_MAX_S = 30
 OUTPUT_MAX_BYTES = 4 * 2**20
 BODY_MAX_BYTES = 2**30
 TYPES = {
@@ -122,6 +123,7 @@ FORMATS: dict[str, Callable[[str], bool]] = {
     "orqo-timeout": _measured(duration_s, 0.001, DURATION_MAX_S),
     "orqo-delay": _measured(duration_s, 0, DURATION_MAX_S),
     "orqo-output-size": _measured(size_bytes, 1, OUTPUT_MAX_BYTES),
+    "orqo-pause": _measured(duration_s, 0, PAUSE_MAX_S),
     "orqo-free-name": lambda text: text not in RESERVED_NAMES,
     "orqo-body-size": _measured(size_bytes, 1, BODY_MAX_BYTES),
     "orqo-rate": webhook.is_rate,

@@ -695,8 +695,7 @@ def test_a_shown_url_holds_no_credential(stored: list[Any], shown: str) -> None:
 
 def test_what_can_never_be_sent_is_dead_at_once(box: TestBox, sender: deliveries.Sender, receiver: Inbox) -> None:
     apply(box, f"{{url: '{receiver.url()}', headers: {{X: '${{input.a}}'}}}}")
-    run_id = box.accept("told", input={"a": "line\r\nanother"})
-    runs.stop(box.box, run_id, now=clock.now())
+    end(box, input={"a": "line\r\nanother"})
 
     assert deliver(box, sender) == ["dead"]
     assert box.rows("SELECT reason FROM attempts")[0]["reason"] == "bad_url"

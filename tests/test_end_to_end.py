@@ -192,6 +192,28 @@ def test_accepting_goes_on_without_redis_and_the_runs_finish_when_it_is_back(
         server.wait()
 
 
+def test_stopping_the_worker_while_redis_is_gone_hands_its_runs_back(
+    own_valkey: tuple[str, list[str]], request: pytest.FixtureRequest
+) -> None:
+    url, command = own_valkey
+    server = start_valkey(url, command)
+    try:
+        service = request.getfixturevalue("service")
+        service.box.apply("name: slow\nstages: [{name: one, stub: {delay: 20s}}]\n")
+        requests.post(service.url + service.box.hook("slow"), timeout=5).raise_for_status()
+        wait_for(lambda: service.box.rows("SELECT id FROM stages WHERE status = 'running'"), what="the stage runs")
+
+        server.kill()
+        server.wait()
+        service.stop("worker")
+
+        assert [row["status"] for row in service.box.rows("SELECT status FROM runs")] == ["pending"]
+    finally:
+        service.stop("app")
+        server.kill()
+        server.wait()
+
+
 # ── real payloads ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 

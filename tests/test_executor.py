@@ -416,3 +416,18 @@ def test_work_without_its_parts_says_so(worker: executor.Worker) -> None:
 
     with pytest.raises(RuntimeError, match=r"prepare\(\)"):
         executor.work()
+
+
+def test_a_result_is_recorded_although_the_database_was_busy_when_it_came(box: TestBox, worker: executor.Worker) -> None:
+    box.apply("name: busy\nstages: [{name: one, script: 'sleep 0.5; echo done'}]\n")
+    run_id = box.accept("busy")
+    working = threading.Thread(target=executor.work)
+    working.start()
+    wait_for(lambda: box.rows("SELECT id FROM stages WHERE status = 'running'"), what="the stage runs")
+
+    with box.database.transaction():
+        time.sleep(6.5)
+    working.join()
+
+    run = box.run(run_id)
+    assert (run["status"], run["output"]) == ("completed", "done")

@@ -43,7 +43,8 @@ def hook(token: str) -> Response:
     if found is None:
         raise NotFound(triggers.UNKNOWN) if request.method == "POST" else _not_post(("POST",))
     guest = hooks.visit(found, call_of_request(here, token=token))
-    gate = Gate(here.database, here.secrets, here.config.base_url)
+    before_start = here.simulation.before_start if here.simulation else None
+    gate = Gate(here.database, here.secrets, here.config.base_url, replays=not here.config.strict, before_start=before_start)
     with refusals_noted(here, lambda fault: guest.refused(fault), now=now):
         if not found.enabled:
             guest = _with_what_can_be_read(here, guest)

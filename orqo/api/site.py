@@ -14,7 +14,7 @@ from flask import current_app, request
 from sqlalchemy import Connection
 
 from orqo import site as web_site
-from orqo import tokens
+from orqo import simulation, tokens
 from orqo.api.validation import Validators
 from orqo.errors import Forbidden, Unauthorized
 from orqo.site import check_room, reading
@@ -32,6 +32,7 @@ class Site(web_site.Site):
 
     validators: Validators
     waiters: threading.Semaphore
+    simulation: simulation.Rules | None = None
 
 
 def site() -> Site:

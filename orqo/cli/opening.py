@@ -14,8 +14,10 @@ from functools import cached_property
 
 from orqo import db, instance, runs, workflows
 from orqo.cli.arguments import PROGRAM
-from orqo.config import PROJECT_DIR, Config
+from orqo.config import PROJECT_DIR, SETTINGS, Config
 from orqo.db import Database
+
+DEFAULT_PORT = int(SETTINGS["port"].default)
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,9 @@ def opened() -> Iterator[Opened]:
 def hint(config: Config, command: str) -> str:
     """Give a command of ours as it works when pasted, from the project's folder."""
     where = "" if config.data == PROJECT_DIR / "var" else f"ORQO_DATA={shlex.quote(str(config.data))} "
-    return f"{where}{PROGRAM} {command}"
+    # What is printed of a URL depends on the port, and another box may listen on the usual one.
+    port = "" if config.port == DEFAULT_PORT else f"ORQO_PORT={config.port} "
+    return f"{where}{port}{PROGRAM} {command}"
 
 
 def is_loopback(host: str) -> bool:

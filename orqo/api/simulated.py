@@ -1,0 +1,44 @@
+"""`Prefer: code=409` on the three endpoints of a stand-in: the answer that the contract gives for that status.
+
+Owns the reading of that wish. Registered under ORQO_SIMULATE alone.
+"""
+
+from __future__ import annotations
+
+import re
+
+from flask import Flask, Response, request
+
+from orqo import description, simulation
+from orqo.api.answers import as_json
+from orqo.errors import Malformed
+
+CODE = re.compile(r"(?:^|[,;])\s*code\s*=\s*\"?([0-9]{3})\"?\s*(?=[,;]|$)", re.IGNORECASE)
+OPERATIONS = {"endpoints.trigger": "trigger", "hooks.hook": "hook", "callback.callback": "callback"}
+GONE_ON_WITH = {"trigger": 201, "hook": 201, "callback": 200}
+
+
+def install(app: Flask) -> None:
+    """Look at each request to the three endpoints before they do."""
+    app.before_request(_before)
+
+
+def _before() -> Response | None:
+    operation = OPERATIONS.get(request.endpoint or "")
+    found = CODE.search(request.headers.get("Prefer", ""))
+    if operation is None or found is None:
+        return None
+    return answer(operation, int(found[1]))
+
+
+def answer(operation: str, status: int) -> Response | None:
+    """Give the contract's answer of a status, None for the one by which a request is taken: that is taken."""
+    responses = description.operations()[operation].value["responses"]
+    if status == GONE_ON_WITH[operation]:
+        return None
+    if str(status) not in responses:
+        raise Malformed(f"This endpoint never answers {status}; it answers {', '.join(sorted(responses))}.")
+    if status < 300:
+        examples = description.resolved(responses[str(status)])["content"]["application/json"]["examples"]
+        return as_json(examples["replayed"]["value"], status, {"Idempotent-Replayed": "true"})
+    raise simulation.problem(status, f"Prefer: code={status} asked for this answer")
