@@ -1,6 +1,6 @@
 # Everything a fresh machine needs; `make help` lists it. Paths are relative because the folder's name may hold spaces.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-full lint bench chaos screenshots clean
+.PHONY: help run test test-full lint contract bench chaos screenshots clean
 PY := .venv/bin/python
 # Most tests wait for processes, so more run at a time than there are cores; a file's tests stay together.
 SPREAD := -n 4 --dist loadfile
@@ -22,6 +22,10 @@ test-full: $(PAYLOADS) $(AXE) $(VERIFIER) ## the long versions of the property, 
 
 lint: ## ruff and mypy
 	@sh setup.sh requirements-dev.txt && $(PY) -m ruff check . && exec $(PY) -m mypy
+
+contract: ## hold ORQO's contract against any base URL (URL=http://… TOKEN=orqo_… WORKFLOW=1 HOOK=<a webhook's token>)
+	@sh setup.sh requirements-dev.txt && exec env CONTRACT_URL="$(URL)" CONTRACT_TOKEN="$(TOKEN)" CONTRACT_WORKFLOW="$(WORKFLOW)" \
+	CONTRACT_HOOK="$(HOOK)" $(PY) -m pytest -v tests/contract/contract.py $(ARGS)
 
 bench: ## what the README's figures are measured with
 	@sh setup.sh requirements-dev.txt && exec $(PY) -m bench $(ARGS)

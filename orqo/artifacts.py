@@ -20,11 +20,16 @@ from orqo.errors import NotFound
 FOLDER = "artifacts"
 LISTED_MAX = 1000
 DEPTH_MAX = 20
-HEADERS = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default-src 'none'; sandbox", "Cache-Control": "private, no-store"}
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; sandbox",
+    "Cache-Control": "private, no-store",
+}
 """Of every answer that is such a file, besides Content-Disposition: attachment."""
 UNKNOWN_TYPE = "application/octet-stream"
+AS_TEXT = (".txt", ".log", ".md", ".yaml", ".yml", ".xml", ".html", ".htm", ".svg", ".js", ".css", ".diff", ".patch")
 TYPES = {
-    **dict.fromkeys((".txt", ".log", ".md", ".yaml", ".yml", ".xml", ".html", ".htm", ".svg", ".js", ".css", ".diff", ".patch"), "text/plain"),
+    **dict.fromkeys(AS_TEXT, "text/plain"),
     ".json": "application/json",
     ".csv": "text/csv",
     ".pdf": "application/pdf",

@@ -25,6 +25,11 @@ POINTS = (
     "result-recorded",
     "finish-before-commit",
     "finished",
+    "wait-before-commit",
+    "wait-open",
+    "wait-asked",
+    "child-before-commit",
+    "child-started",
     # dispatcher
     "delivery-claimed",
     "delivery-sent",

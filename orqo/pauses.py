@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from orqo import clock, jsontext, runs, stages
+from orqo import clock, crashpoints, jsontext, runs, stages
 from orqo.queue import Bell
 
 log = logging.getLogger(__name__)
@@ -32,11 +32,13 @@ def settle(
     new = runs.NewWait(result.timeout_s, result.is_answerable, result.message)
     token, told = runs.wait(box, claim, new, pauses=not result.has_request, elapsed_ms=elapsed_ms(), now=clock.now())
     log.info("step=wait run=%s stage=%s kind=%s", claim.run.id, claim.stage.name, claim.stage.kind)
+    crashpoints.reach("wait-open")
     if told:
         bell.notify()
     if not result.has_request:
         return None
     failed = stages.send(context, f"{box.base_url}/api/v1/callback?token={token}")
+    crashpoints.reach("wait-asked")
     if failed is not None:
         return failed
     if runs.pause(box, claim, elapsed_ms=elapsed_ms(), now=clock.now()):
@@ -50,6 +52,7 @@ def _start_child(
     child = runs.start_child(
         box, claim, wanted.workflow, wanted.input, timeout_s=wanted.timeout_s, elapsed_ms=elapsed_ms, now=clock.now()
     )
+    crashpoints.reach("child-started")
     if isinstance(child, runs.Refused):
         return stages.Failed("stage_failed", child.detail, retryable=False)
     log.info("step=chain run=%s stage=%s child=%s", claim.run.id, claim.stage.name, child)

@@ -29,6 +29,10 @@ WEB_STOP_TIMEOUT_S = 11.0
 WORKER_GRACE_S = 1.2
 VALKEY_STOP_TIMEOUT_S = 0.3
 READY_TIMEOUT_S = 2.0
+SIMULATED = """
+!!!  ORQO_SIMULATE=1: this is a stand-in. Whoever asks for a failure gets one, and workflows may refuse, delay and
+!!!  spoil on purpose. Never let anything depend on it.
+"""
 
 
 def _nothing() -> None:
@@ -67,6 +71,8 @@ def _run(
     stack: ExitStack,
 ) -> None:
     _check_address(config)
+    if config.simulate:
+        _say(SIMULATED)
     env = dict(os.environ)
     supervisor = Supervisor(env=env, say=_say)
     stack.callback(supervisor.close)

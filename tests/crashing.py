@@ -17,13 +17,13 @@ from orqo.queue import Bell
 from orqo.secretstore import SecretStore, instance_key
 
 
-def box_of(config: Config) -> runs.Box:
-    return runs.Box(db.Database.open(config.database_url), workflows.Definitions(), config.base_url)
+def box_of(config: Config, key: bytes) -> runs.Box:
+    return runs.Box(db.Database.open(config.database_url), workflows.Definitions(), config.base_url, key)
 
 
 def work(config: Config, key: bytes, name: str) -> None:
     """Accept a run of the workflow and execute it."""
-    box = box_of(config)
+    box = box_of(config, key)
     with box.database.transaction() as connection:
         row = workflows.get(connection, name)
         runs.accept(connection, runs.NewRun(workflow_id=row.id, version_id=row.version_id, origin="api"), now=clock.now())
@@ -43,7 +43,7 @@ def work(config: Config, key: bytes, name: str) -> None:
 def send(config: Config, key: bytes, _name: str) -> None:
     """Be the dispatcher until the point is reached."""
     sender = deliveries.Sender(outbound.Client(), SecretStore.from_config(config), key)
-    box = box_of(config)
+    box = box_of(config, key)
     threading.Timer(20, lambda: os._exit(1)).start()
     dispatcher.loop(dispatcher.Dispatcher(box, Bell.of(config, key), sender, (0.1,) * 9, leases.owner(), threading.Event()))
 

@@ -44,7 +44,8 @@ def sweep(box: TestBox, *, later_s: float = 0) -> None:
 
 def test_the_childs_output_is_the_stages(box: TestBox, worker: executor.Worker) -> None:
     box.apply(CHILD)
-    run_id = parent(box, "{name: call, workflow: {name: child, input: {text: '${input}'}}}", "{name: after, stub: {output: '${stages.call.output.said}'}}")
+    call = "{name: call, workflow: {name: child, input: {text: '${input}'}}}"
+    run_id = parent(box, call, "{name: after, stub: {output: '${stages.call.output.said}'}}")
 
     executor.work()
 
@@ -180,10 +181,8 @@ def test_a_child_is_started_once_whatever_is_repeated_after_a_crash(box: TestBox
     change(box, "UPDATE runs SET lease_until = 1 WHERE id = :id", id=run_id)
     sweep(box)
 
-    again = runs.claim(box.box, owner="w", now=clock.now())
-    assert again is not None and again.run.id == first
-    held = runs.claim(box.box, owner="w", now=clock.now())
-    assert held is not None and held.run.id == run_id
+    claimed = [runs.claim(box.box, owner="w", now=clock.now()) for _ in range(2)]
+    (held,) = [each for each in claimed if each is not None and each.run.id == run_id]
     second = runs.start_child(box.box, held, "child", {"text": "y"}, timeout_s=timeout_s, elapsed_ms=1, now=clock.now())
 
     assert first == second
@@ -269,7 +268,8 @@ def other_box(settings: dict[str, str], redis_url: str, tmp_path: Path) -> Itera
 
 
 @pytest.mark.parametrize(
-    ("stage", "status", "output"), [("stub: {output: {twice: '${input.n}'}}", "completed", {"twice": 21}), ("stub: {fail: no}", "failed", "")]
+    ("stage", "status", "output"),
+    [("stub: {output: {twice: '${input.n}'}}", "completed", {"twice": 21}), ("stub: {fail: no}", "failed", "")],
 )
 def test_a_workflow_of_another_box_is_waited_for(
     service: Service, other_box: Service, settings: dict[str, str], stage: str, status: str, output: Any

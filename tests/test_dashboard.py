@@ -28,8 +28,8 @@ from orqo.secretstore import SecretStore
 from support import HELLO, TestBox
 from visitor import HOSTILE, Visitor, link, sign_in
 
-ARGUMENTS = {"name": "hello", "run_id": 1, "trigger_id": 1, "callback_id": 1, "delivery_id": 1, "request_id": 1, "sequence": 1, "path": "a.txt"}
-IDS = {"token": "x" * 43, "token_id": 1, "person_id": 1, "session_id": 1, "filename": "orqo.css"}
+ARGUMENTS = {"name": "hello", "run_id": 1, "trigger_id": 1, "callback_id": 1, "delivery_id": 1, "request_id": 1, "sequence": 1}
+IDS = {"path": "a.txt", "token": "x" * 43, "token_id": 1, "person_id": 1, "session_id": 1, "filename": "orqo.css"}
 BROKEN = """
 name: broken
 callbacks:

@@ -86,7 +86,7 @@ def test_requests_are_filtered_by_verdict_and_go_on_page_by_page(box: TestBox, v
     at = "/workflows/hello/runs?verdict=refused"
     while at:
         page = visitor.get(at).text
-        table = page[page.index('data-part="requests"') :]
+        table = page.partition('data-part="requests"')[2].partition('id="run-now"')[0]
         seen += [int(number) for number in re.findall(r'href="/requests/(\d+)"', table)]
         older = re.search(r'href="([^"]+)" rel="next"', table)
         at = html.unescape(older[1]).partition("#")[0] if older else ""
@@ -125,15 +125,16 @@ def test_a_request_shows_what_was_sent_and_no_credential(box: TestBox, visitor: 
     assert (raw.content_type, json.loads(raw.data)) == ("text/plain; charset=utf-8", {"a": HOSTILE})
 
 
-@pytest.mark.parametrize("body", [b"\x00\xff\xfe", b"", b"x" * 100_000, ("é" * 9000).encode()], ids=len)
-def test_a_body_of_any_kind_is_shown_cut_and_had_whole(box: TestBox, visitor: Visitor, body: bytes) -> None:
-    visitor.client.post(box.hook(), data=body, headers={"Content-Type": "text/plain" if body[:1] != b"\0" else "image/png"})
+def test_a_body_of_any_kind_is_shown_cut_and_had_whole(box: TestBox, visitor: Visitor) -> None:
+    path = box.hook()
+    for number, body in enumerate([b"\x00\xff\xfe", b"", b"x" * 100_000, ("é" * 9000).encode()], 1):
+        visitor.client.post(path, data=body, headers={"Content-Type": "text/plain" if body[:1] != b"\0" else "image/png"})
 
-    page = visitor.get("/requests/1")
+        page = visitor.get(f"/requests/{number}")
 
-    assert page.status_code == 200 and len(page.text) < 60_000
-    assert visitor.get("/requests/1/body").data == body
-    assert ("save the" in page.text) == (len(body) > 16 * 1024)
+        assert page.status_code == 200 and len(page.text) < 60_000
+        assert visitor.get(f"/requests/{number}/body").data == body
+        assert ("save the" in page.text) == (len(body) > 16 * 1024)
 
 
 def test_the_curl_line_of_a_request_is_safe_to_paste(box: TestBox, visitor: Visitor) -> None:
@@ -149,10 +150,11 @@ def test_the_curl_line_of_a_request_is_safe_to_paste(box: TestBox, visitor: Visi
     assert "Authorization: Bearer $ORQO_API_TOKEN" in words and bearer not in page
 
 
-@pytest.mark.parametrize("path", ["/requests/0", "/requests/9", f"/requests/{2**70}", "/requests/9/body"])
-def test_a_request_that_is_not_kept_is_a_page_that_says_so(visitor: Visitor, path: str) -> None:
-    assert visitor.get(path).status_code == 404
-    assert visitor.post(f"{path.removesuffix('/body')}/replay").status_code == 404
+def test_a_request_that_is_not_kept_is_a_page_that_says_so(visitor: Visitor) -> None:
+    for path in ("/requests/0", "/requests/9", f"/requests/{2**70}"):
+        assert visitor.get(path).status_code == 404
+        assert visitor.get(f"{path}/body").status_code == 404
+        assert visitor.post(f"{path}/replay").status_code == 404
 
 
 # ── why a signature does not fit ────────────────────────────────────────────────────────────────────────────────────
@@ -176,21 +178,20 @@ def test_a_signature_in_another_encoding_is_understood_mended_and_replayed(box: 
     assert 'href="/requests/2"' in visitor.get("/requests/1").text and 'href="/requests/1"' in visitor.get("/requests/2").text
 
 
-@pytest.mark.parametrize(
-    ("signed", "said"),
-    [
-        (b'{"action":"opened","number":7}', "JSON without spaces was signed"),
-        (b'{\n  "action": "opened",\n  "number": 7\n}', "indented JSON was signed"),
-        (BODY + b"\n", "the body lost a line break"),
-        (b"something else", "was not made with this secret over this body"),
-    ],
-    ids=["spaces", "indented", "line break", "nothing fits"],
-)
-def test_what_happened_to_the_body_on_its_way_is_named(box: TestBox, visitor: Visitor, signed: bytes, said: str) -> None:
-    path = ask(box, visitor, GITHUB)
-    visitor.client.post(path, data=BODY, headers=JSON | {"X-Hub-Signature-256": f"sha256={digest(signed).hex()}"})
+ON_THE_WAY = [
+    (b'{"action":"opened","number":7}', "JSON without spaces was signed"),
+    (b'{\n  "action": "opened",\n  "number": 7\n}', "indented JSON was signed"),
+    (BODY + b"\n", "the body lost a line break"),
+    (b"something else", "was not made with this secret over this body"),
+]
 
-    assert said in visitor.get("/requests/1").text
+
+def test_what_happened_to_the_body_on_its_way_is_named(box: TestBox, visitor: Visitor) -> None:
+    path = ask(box, visitor, GITHUB)
+    for number, (signed, said) in enumerate(ON_THE_WAY, 1):
+        visitor.client.post(path, data=BODY, headers=JSON | {"X-Hub-Signature-256": f"sha256={digest(signed).hex()}"})
+
+        assert said in visitor.get(f"/requests/{number}").text
 
 
 def test_how_old_a_signature_was_is_shown(box: TestBox, visitor: Visitor) -> None:

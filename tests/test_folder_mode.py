@@ -17,6 +17,7 @@ from orqo.config import PROJECT_DIR, Config
 from orqo.errors import Conflict
 from orqo.folder import Folder
 from support import Service, TestBox, wait_for
+from visitor import sign_in
 
 ONE = "name: one\ntriggers: [{name: in}]\nstages: [{name: a, stub: {output: 1}}]\n"
 BAD = "name: one\nstages: [{name: a, stubb: {}}]\n"
@@ -291,6 +292,18 @@ def test_doctor_names_the_bad_files(files: Path, watched: Folder, box: TestBox) 
 
     assert [each.status for each in found] == ["fail"]
     assert "one.yaml:2: stages[0].stubb" in found[0].detail
+
+
+def test_home_shows_the_bad_files_and_pages_refuse_to_edit(files: Path, watched: Folder, box: TestBox, client: Any) -> None:
+    (files / "<b>.yaml").write_text(BAD)
+    look(watched)
+    visitor = sign_in(client, box)
+
+    home = visitor.get("/").text
+
+    assert "&lt;b&gt;.yaml:2: stages[0].stubb" in home
+    assert visitor.post("/workflows", source=ONE).status_code == 409
+    assert visitor.post("/workflows/hello/delete").status_code == 409
 
 
 def test_the_dispatcher_reads_changes_while_the_service_runs(files: Path, box: TestBox, service: Service) -> None:

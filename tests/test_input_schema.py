@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from orqo import clock, definition, executor, inputschema, runs, workflows
 from orqo.errors import Invalid
+from receiver import answers, receivers
 from support import TestBox
 
 WORK = """
@@ -71,6 +73,18 @@ def test_a_reference_out_of_the_file_is_refused_and_nothing_is_fetched(reference
 
     assert "nothing is fetched" in fault[2]
     assert time.monotonic() - began < 1
+
+
+def test_a_schema_that_a_server_or_a_file_holds_is_not_fetched_either(tmp_path: Path) -> None:
+    body = b'{"type": "string"}'
+    (tmp_path / "schema.json").write_bytes(body)
+    with receivers() as serve:
+        server = serve(answers(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 18\r\n\r\n" + body))
+
+        faults = [refused({"$ref": reference}) for reference in (server.url("/schema.json"), (tmp_path / "schema.json").as_uri())]
+
+        assert server.connections == 0
+    assert ["nothing is fetched" in fault[0][2] for fault in faults] == [True, True]
 
 
 def test_references_within_the_schema_work_and_the_dialect_may_be_named() -> None:

@@ -43,7 +43,8 @@ def working(worker: executor.Worker) -> Any:
     ("header", "seconds"),
     [
         ("wait=10", 10), ("respond-async, wait=5", 5), ("WAIT = 7", 7), ('wait="3"', 3), ("wait=100;x=1, wait=2", 60),
-        ("wait=999999999", 60), ("wait=0", 0), ("wait", 0), ("wait=-1", 0), ("wait=1.5", 0), ("wait=٣", 0), ("waiting=5", 0), ("", 0), ("," * 9000, 0),
+        ("wait=999999999", 60), ("wait=0", 0), ("wait", 0), ("wait=-1", 0), ("wait=1.5", 0), ("wait=٣", 0), ("waiting=5", 0),
+        ("", 0), ("," * 9000, 0),
     ],
 )  # fmt: skip
 def test_the_preference_is_read_as_the_rfc_says_and_bounded(header: str, seconds: int) -> None:

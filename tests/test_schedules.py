@@ -76,7 +76,9 @@ def test_what_is_no_schedule_is_refused(wrong: str) -> None:
     assert not cron.is_expression(wrong)
 
 
-@pytest.mark.parametrize(("zone", "known"), [("Europe/Paris", True), ("UTC", True), ("Paris", False), ("../etc/passwd", False), ("", False)])
+@pytest.mark.parametrize(
+    ("zone", "known"), [("Europe/Paris", True), ("UTC", True), ("Paris", False), ("../etc/passwd", False), ("", False)]
+)
 def test_a_zone_is_of_the_iana_database(zone: str, known: bool) -> None:
     assert cron.is_zone(zone) is known
 
@@ -245,7 +247,8 @@ def orqo(settings: dict[str, str], *words: str) -> subprocess.CompletedProcess[s
 
 
 def test_the_command_line_makes_a_schedule_and_shows_its_next_five_times(box: TestBox, settings: dict[str, str]) -> None:
-    made = orqo(settings, "trigger", "create", "hello", "--schedule", "15 2 * * 1-5", "--timezone", "Europe/Paris", "--input", '{"name": "Ada"}')
+    words = ("--schedule", "15 2 * * 1-5", "--timezone", "Europe/Paris", "--input", '{"name": "Ada"}')
+    made = orqo(settings, "trigger", "create", "hello", *words)
     shown = orqo(settings, "trigger", "show", "1", "--json")
 
     assert (made.returncode, made.stderr) == (0, "")
@@ -253,7 +256,7 @@ def test_the_command_line_makes_a_schedule_and_shows_its_next_five_times(box: Te
     told = json.loads(shown.stdout)
     assert (told["kind"], told["name"], told["url"]) == ("schedule", "schedule", None)
     assert told["options"] == {"schedule": "15 2 * * 1-5", "timezone": "Europe/Paris", "input": {"name": "Ada"}}
-    assert [each["at"] for each in told["next_times"]][0] == told["next_fire_at"]
+    assert told["next_times"][0]["at"] == told["next_fire_at"]
     assert len(told["next_times"]) == 5
 
 
@@ -266,7 +269,9 @@ def test_the_command_line_makes_a_schedule_and_shows_its_next_five_times(box: Te
         (("--schedule", "15 2 * * *", "--rate", "1/m"), 2),
     ],
 )
-def test_the_command_line_refuses_what_a_file_could_not_say(box: TestBox, settings: dict[str, str], words: tuple[str, ...], status: int) -> None:
+def test_the_command_line_refuses_what_no_file_could_say(
+    box: TestBox, settings: dict[str, str], words: tuple[str, ...], status: int
+) -> None:
     refused = orqo(settings, "trigger", "create", "hello", *words)
 
     assert refused.returncode == status

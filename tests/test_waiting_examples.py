@@ -62,7 +62,8 @@ def test_the_nightly_report_fires_is_chained_and_keeps_its_file(service: Service
     assert run["status"] == "completed", run["error"]
     assert run["output"].startswith("Nightly report: ") and "% of the disk is used" in run["output"]
     assert service.box.rows("SELECT parent_id, status FROM runs WHERE id = 2") == [{"parent_id": 1, "status": "completed"}]
-    files = requests.get(f"{service.url}/api/v1/runs/1/artifacts", headers={"Authorization": f"Bearer {service.box.token('read')}"}, timeout=5)
+    headers = {"Authorization": f"Bearer {service.box.token('read')}"}
+    files = requests.get(f"{service.url}/api/v1/runs/1/artifacts", headers=headers, timeout=5)
     assert [each["path"] for each in files.json()] == ["disk.txt"]
 
 

@@ -494,7 +494,7 @@ def test_an_unknown_wait_token_is_404_and_other_peoples_signatures_are_ignored(c
     [
         ({"type": "run.completed", "status": "completed", "workflow_run_id": 999, "data": {"output": {"n": 7}}}, "completed", {"n": 7}),
         (
-            {"type": "run.failed", "status": "failed", "workflow_run_id": 1, "data": {"error": {"reason": "timeout", "detail": "too slow"}}},
+            {"type": "run.failed", "status": "failed", "data": {"error": {"reason": "timeout", "detail": "too slow", "stage": "x"}}},
             "failed",
             "timeout: too slow",
         ),
@@ -594,7 +594,8 @@ def test_an_answer_wakes_a_worker(service: Service) -> None:
     wait_for(lambda: status(box, run_id) == "waiting")
     began = time.monotonic()
 
-    answered = requests.post(f"{service.url}/api/v1/callback?token={token(box, run_id)}", json={"status": "completed", "output": 5}, timeout=5)
+    url = f"{service.url}/api/v1/callback?token={token(box, run_id)}"
+    answered = requests.post(url, json={"status": "completed", "output": 5}, timeout=5)
     wait_for(lambda: status(box, run_id) == "completed", within_s=5)
 
     assert answered.status_code == 200

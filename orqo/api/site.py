@@ -13,8 +13,8 @@ from datetime import datetime
 from flask import current_app, request
 from sqlalchemy import Connection
 
-from orqo import site as web_site
 from orqo import simulation, tokens
+from orqo import site as web_site
 from orqo.api.validation import Validators
 from orqo.errors import Forbidden, Unauthorized
 from orqo.site import check_room, reading

@@ -23,6 +23,7 @@ LISTING = "List them with: "
 WORDS: dict[str, tuple[str, str]] = {
     "serve": ("start everything and keep it running: what `make run` does", "service"),
     "worker": ("run the workers and the dispatcher alone", "service"),
+    "dev": ("a box to test a client against: temporary, on loopback, with the workflows of a folder, failing on demand", "dev"),
     "listen": ("receive, verify and print callbacks, for development", "listen"),
     "login-link": ("make a one-time link that signs a browser in to the dashboard", "login"),
     "doctor": ("check this box and say what to do", "doctor"),

@@ -37,12 +37,12 @@ def _serve(_arguments: argparse.Namespace) -> int:
     from orqo import serve
 
     config = Config.from_environ()
-    start = _Start(config)
+    start = Start(config)
     return serve.run(config, prepare=start.prepare, on_ready=start.tell)
 
 
 @dataclass
-class _Start:
+class Start:
     """What a start prepares, and what it can say once everything is up."""
 
     config: Config

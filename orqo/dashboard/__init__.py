@@ -18,7 +18,7 @@ __all__ = ["install", "problem_page"]
 # Importing a module of pages is what registers them on the blueprint.
 PAGES = (
     *("signin", "home", "workflows", "requests", "triggers", "callbacks", "runs"),
-    *("actions", "deliveries", "settings", "answers", "artifacts"),
+    *("actions", "deliveries", "settings", "answers", "artifacts", "reference"),
 )
 for name in PAGES:
     importlib.import_module(f"orqo.dashboard.{name}")

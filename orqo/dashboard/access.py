@@ -17,7 +17,7 @@ from orqo.errors import Forbidden, Malformed, Unauthorized, Unavailable
 from orqo.site import site
 
 PUBLIC, SIGNED_IN = "public", "signed-in"
-PUBLIC_ENDPOINTS = ("static", "sign_in_page", "sign_in", "sign_in_by_link", "answer_page", "answer")
+PUBLIC_ENDPOINTS = ("static", "sign_in_page", "sign_in", "sign_in_by_link", "answer_page", "answer", "reference")
 SIGNED_IN_ENDPOINTS = (
     *("home", "home_live", "sign_out"),
     *("workflow_list", "new_workflow", "create_workflow", "workflow", "edit_workflow", "save_workflow"),

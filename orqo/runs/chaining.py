@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select
 
-from orqo import workflows
+from orqo import crashpoints, workflows
 from orqo.errors import Busy, Invalid
 from orqo.runs.accepting import accept
 from orqo.runs.state import RUNS, Box, Claim, NewRun, Parent
@@ -38,6 +38,7 @@ def start_child(
     with box.database.transaction() as connection:
         run = lock(connection, claim)
         child = start(box, connection, run, claim.stage_row, workflow, value, via=BY_STAGE, now=now)
+        crashpoints.reach("child-before-commit")
         if timeout_s is None or isinstance(child, Refused):
             return child
         row = current(connection, claim.stage_row.id)

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, update
 
-from orqo import clock, facts, jsontext, tokens
+from orqo import clock, crashpoints, facts, jsontext, tokens
 from orqo.models import RunStatus, StageStatus, WaitStatus
 from orqo.runs.ending import stop_unfinished, tell
 from orqo.runs.state import NO_LEASE, RUNS, STAGES, WAITS, Box, Claim, LeaseLost, Output, WaitEnd
@@ -45,6 +45,7 @@ def wait(box: Box, claim: Claim, new: NewWait, *, pauses: bool, elapsed_ms: int,
             told = _tell(box, connection, claim, row, now=now) if new.is_answerable else 0
         if pauses:
             pause_within(connection, claim, row, elapsed_ms=elapsed_ms, now=now)
+        crashpoints.reach("wait-before-commit")
     return token_of(box, row), told
 
 

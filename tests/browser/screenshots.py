@@ -52,6 +52,7 @@ def pages(ids: dict[str, int]) -> dict[str, str]:
         "received-one": f"/received/{ids['received']}",
         "settings-tokens": "/settings/tokens",
         "settings-people": "/settings/people",
+        "reference": "/docs",
         "settings-instance": "/settings/instance",
         "not-found": "/runs/999999",
     }
