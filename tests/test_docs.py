@@ -85,7 +85,7 @@ def shown_lines() -> list[str]:
 
 def test_every_command_line_of_the_readme_works_as_pasted(service: Service, tmp_path: Path) -> None:
     base = "http://127.0.0.1:8000"
-    env = service.env | {"TOKEN": service.box.token("trigger", "read"), "PYTHONPATH": str(PROJECT_DIR)}
+    env = service.env | {"TOKEN": service.box.token("trigger", "read"), "ADMIN": service.box.token("admin"), "PYTHONPATH": str(PROJECT_DIR)}
     (tmp_path / "examples").mkdir()
     for example in (PROJECT_DIR / "examples").glob("*.yaml"):
         text = example.read_text(encoding="utf-8").replace(base, service.url)

@@ -189,15 +189,21 @@ def test_without_redis_the_end_is_seen_all_the_same(settings: dict[str, str], bo
     assert answer.json["run"]["status"] == "completed"
 
 
-def test_real_processes_answer_as_soon_as_the_run_ends(service: Service) -> None:
-    headers = {"Authorization": f"Bearer {service.box.token('trigger', 'read')}", "Prefer": "wait=20"}
-    requests.post(service.url + "/api/v1/trigger", json={"workflow": "hello"}, headers=headers, timeout=30)
-    took = []
-    for _ in range(5):
+@pytest.mark.parametrize(("awaited", "is_told"), [(True, True), (False, False)])
+def test_a_worker_tells_of_the_end_where_somebody_waits(box: TestBox, worker: executor.Worker, awaited: bool, is_told: bool) -> None:
+    run_id = box.accept(awaited=awaited)
+    with box.bell.ends(run_id) as ends:
+        executor.work()
         began = time.monotonic()
-        answer = requests.post(service.url + "/api/v1/trigger", json={"workflow": "hello"}, headers=headers, timeout=30)
-        took.append(time.monotonic() - began)
-        assert answer.json()["run"]["status"] == "completed"
 
-    # Looking each half second would take that long.
-    assert sorted(took)[2] < 0.25
+        ends.wait(1.0)
+
+        assert (time.monotonic() - began < 0.9) is is_told
+
+
+def test_real_processes_give_the_ended_run(service: Service) -> None:
+    headers = {"Authorization": f"Bearer {service.box.token('trigger', 'read')}", "Prefer": "wait=20"}
+
+    answer = requests.post(service.url + "/api/v1/trigger", json={"workflow": "hello"}, headers=headers, timeout=30)
+
+    assert (answer.status_code, answer.headers["Preference-Applied"], answer.json()["run"]["status"]) == (201, "wait=20", "completed")

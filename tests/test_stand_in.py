@@ -115,7 +115,8 @@ def test_a_strict_box_knows_no_extension(strict: None, client: Any, box: TestBox
     assert [each.status_code for each in (first, again)] == [201, 201]
     assert first.json.keys() == {"workflow_run_id", "status"}
     assert {"Location", "Idempotent-Replayed", "Preference-Applied"}.isdisjoint(first.headers.keys())
-    refused = client.post("/api/v1/trigger", json={"workflow_id": 42, "metadata": {}}, headers={"Authorization": f"Bearer {box.token('trigger')}"})
+    sent = {"Authorization": f"Bearer {box.token('trigger')}"}
+    refused = client.post("/api/v1/trigger", json={"workflow_id": 42, "metadata": {}}, headers=sent)
     assert (refused.status_code, refused.json["errors"][0]["pointer"]) == (422, "/metadata")
 
 
@@ -132,7 +133,8 @@ def test_a_strict_box_takes_each_request_of_a_webhook_for_a_new_one(strict: None
 
 
 def test_dev_takes_no_setting_that_would_make_it_last(tmp_path: Path) -> None:
-    given = {"DATABASE_URL": "sqlite:////kept.db", "ORQO_HOST": "0.0.0.0", "ORQO_BASE_URL": "https://x", "ORQO_KEY_FILE": "/k", "ORQO_STRICT": "1"}
+    lasting = {"DATABASE_URL": "sqlite:////kept.db", "ORQO_HOST": "0.0.0.0", "ORQO_BASE_URL": "https://x", "ORQO_KEY_FILE": "/k"}
+    given = lasting | {"ORQO_STRICT": "1"}
 
     config = Config.from_environ(dev.settings(given, tmp_path, tmp_path / "data"))
 
@@ -148,7 +150,6 @@ def test_dev_serves_a_folder_reads_it_again_and_leaves_nothing(tmp_path: Path) -
     port = free_port()
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT_DIR), "ORQO_PORT": str(port), "TMPDIR": str(tmp_path)}
     url, headers = f"http://127.0.0.1:{port}", {"Authorization": f"Bearer {dev.TOKEN}"}
-    (tmp_path / "out").touch()
     with (tmp_path / "out").open("wb") as out:
         command = [sys.executable, "-m", "orqo", "dev", str(tmp_path / "workflows")]
         process = subprocess.Popen(command, env=env, cwd=tmp_path, stdout=out, stderr=out)

@@ -51,7 +51,8 @@ def _key(connection: Connection, template: str, new: NewRun) -> str:
         "workflow": {"id": new.workflow_id, "name": name},
     }
     try:
-        return lookup.render_text(template, roots)[:KEY_MAX]
+        # A character that PostgreSQL's text cannot hold.
+        return lookup.render_text(template, roots)[:KEY_MAX].replace("\0", "\N{REPLACEMENT CHARACTER}")
     except lookup.LookupFailed as fault:
         detail = f"has no {fault.path}, which the workflow's concurrency.key looks up"
         raise Invalid(f"The input does not fit: {fault.detail} (concurrency.key).", errors=[Fault("/input", detail)]) from fault

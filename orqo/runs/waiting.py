@@ -75,7 +75,8 @@ def open_wait(box: Box, connection: Connection, claim: Claim, new: NewWait, *, n
         "nonce": nonce,
         "token_hash": tokens.digest(tokens.wait_token(_key(box), nonce)) if nonce else None,
         "outcomes": jsontext.dump(list(claim.stage.outcomes)),
-        "message": new.message[:MESSAGE_MAX] if new.message else None,
+        # A character that PostgreSQL's text cannot hold.
+        "message": new.message[:MESSAGE_MAX].replace("\0", "\N{REPLACEMENT CHARACTER}") if new.message else None,
         "deadline_at": clock.to_text(now + timedelta(seconds=new.timeout_s)),
         "child_id": new.child_id,
         "created_at": clock.to_text(now),

@@ -60,7 +60,13 @@ def test_documented_a_workflow_is_started_by_its_number() -> None:
 @hooked
 @pytest.mark.parametrize(
     ("data", "content_type"),
-    [(b"", None), (b'{"a": 1}', "application/json"), (b"a=1", "application/x-www-form-urlencoded"), (b"text", "text/plain"), (b"\xff\x00", "image/png")],
+    [
+        (b"", None),
+        (b'{"a": 1}', "application/json"),
+        (b"a=1", "application/x-www-form-urlencoded"),
+        (b"text", "text/plain"),
+        (b"\xff\x00", "image/png"),
+    ],
     ids=["none", "json", "form", "text", "bytes"],
 )
 def test_documented_a_webhook_takes_any_body(data: bytes, content_type: str | None) -> None:
