@@ -23,6 +23,7 @@ from orqo.models import Attempt, Callback, Delivery, DeliveryStatus
 from orqo.outgoing import shown_template
 
 OUTPUT_MAX_BYTES = 65536
+REMOVED = "The callback was removed while it was paused."
 FAILING_MAX = timedelta(days=5)
 NOT_PAUSED = {"paused_at": None, "pause_reason": None, "failing_since": None}
 EVENTS = ("completed", "failed", "stopped", "output", "waiting")
@@ -329,7 +330,7 @@ def _take_away(connection: Connection, callback_id: int, now: datetime) -> None:
     rows = connection.execute(select(Delivery.id, Delivery.attempts).where(*held)).all()
     for row in rows:
         attempt = {"delivery_id": row.id, "number": row.attempts, "started_at": moment, "duration_ms": 0}
-        connection.execute(insert(Attempt).values(attempt | {"reason": "removed", "detail": "The callback was removed while it was paused."}))
+        connection.execute(insert(Attempt).values(attempt | {"reason": "removed", "detail": REMOVED}))
     ended = {"status": DeliveryStatus.DEAD, "next_attempt_at": None, "finished_at": moment}
     connection.execute(update(Delivery).where(Delivery.id.in_([row.id for row in rows])).values(ended))
     # Those of them that are sent again find no pause any more.

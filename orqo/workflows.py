@@ -65,7 +65,8 @@ def _existing(connection: Connection, definition: Definition) -> Row[Any] | None
     if definition.id is None:
         return named
     if named and named.id != definition.id:
-        raise _pinned(f"workflow {definition.name} has id {named.id}, which is fixed for life; remove `id: {definition.id}` or use another name")
+        how = f"remove `id: {definition.id}` or use another name"
+        raise _pinned(f"workflow {definition.name} has id {named.id}, which is fixed for life; {how}")
     numbered = connection.execute(select(table).where(Workflow.id == definition.id)).one_or_none()
     if numbered and not numbered.deleted_at and numbered.name != definition.name:
         raise _pinned(f"id {definition.id} belongs to workflow {numbered.name}; choose another")

@@ -19,9 +19,11 @@ LEVELS = [
     for level in (
         "clock config crashpoints errors jsontext logs lookup signing addresses listening argv match inbound webhook call "
         "vendors payload yamlfile inputschema cron shape places description",
-        "webhookrules waitrules simulationrules decisionrules rules pinned definition workflowfiles models db leases facts flow artifacts processes valkey supervisor serve",
+        "webhookrules waitrules simulationrules decisionrules rules pinned definition workflowfiles models "
+        "db leases facts flow artifacts processes valkey supervisor serve",
         "deadline dial outgoing outbound secretstore queue tokens",
-        "stages workflows triggers callbacks deliveries runs schedules requestlog hooks replays apply folder instance retention backup received people listings "
+        "stages workflows triggers callbacks deliveries runs schedules requestlog hooks "
+        "replays apply folder instance retention backup received people listings "
         "inspection overview catalog trial simulation",
         "masking pauses held renewing settling executor dispatcher site api dashboard",
         "pool web problems assembly cli orqo __main__ app worker",

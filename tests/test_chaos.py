@@ -10,9 +10,9 @@ from chaos.planted import BUGS, BY_NAME, catches
 from chaos.run import chaos
 
 RUNS = 1000 if os.environ.get("ORQO_TEST_FULL") else 60
-ALWAYS = ("a retry has a new id",)
 
 
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning", "ignore::ResourceWarning")
 def test_nothing_promised_is_broken_while_processes_die_and_redis_forgets(capsys: pytest.CaptureFixture[str]) -> None:
     said: list[str] = []
@@ -20,7 +20,7 @@ def test_nothing_promised_is_broken_while_processes_die_and_redis_forgets(capsys
     assert chaos(runs=RUNS, seed=3, say=said.append) == 0, "\n".join(said)
 
 
-@pytest.mark.parametrize("name", [pytest.param(bug.name, marks=[] if bug.name in ALWAYS else [pytest.mark.full]) for bug in BUGS])
+@pytest.mark.parametrize("name", [pytest.param(bug.name, marks=pytest.mark.full) for bug in BUGS])
 def test_a_planted_bug_is_caught(name: str, tmp_path: Path) -> None:
     assert catches(BY_NAME[name], tmp_path) is not None
 

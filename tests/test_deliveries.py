@@ -668,7 +668,8 @@ def test_redelivering_all_of_a_run_keeps_their_order(box: TestBox) -> None:
         for number in range(3):
             connection.execute(
                 text(
-                    "INSERT INTO deliveries (webhook_id, run_id, channel, sequence, event, url, host, body, status, finished_at, created_at)"
+                    "INSERT INTO deliveries"
+                    " (webhook_id, run_id, channel, sequence, event, url, host, body, status, finished_at, created_at)"
                     " VALUES (:webhook_id, :run_id, 'callback:1', 1, 'run.output', '[\"http://x\"]', 'x:80', :body, 'dead', :now, :now)"
                 ),
                 row | {"webhook_id": f"msg_{number}", "body": b"{}"},
