@@ -3,7 +3,7 @@
 .PHONY: help run test test-full lint contract bench chaos screenshots clean
 PY := .venv/bin/python
 # Most tests wait for processes, so more run at a time than there are cores; a file's tests stay together.
-SPREAD := -n 4 --dist loadfile
+SPREAD := -n 3 --dist loadfile
 PAYLOADS := .cache/octokit/package/package.json
 AXE := .cache/axe/package/axe.min.js
 VERIFIER := .cache/standardwebhooks/node_modules/standardwebhooks/package.json

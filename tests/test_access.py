@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
-from conftest import fresh_box, fresh_settings
 from orqo import create_app, description, tokens
 from orqo.api import access
 from orqo.description import Operation
-from support import TestBox
+from support import TestBox, fresh_box, fresh_settings
 
 OTHER = "name: other\ncallbacks: [{url: 'https://x.example.com'}]\nstages:\n  - name: a\n    stub: {output: 1}\n"
 FOREIGN = {"run_id", "trigger_id", "delivery_id", "callback_id", "request_id", "name"}

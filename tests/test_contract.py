@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import running
 from orqo.config import PROJECT_DIR
-from support import TestBox
+from support import TestBox, running
 
 
 @pytest.mark.parametrize("strict", ["0", "1"])

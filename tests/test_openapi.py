@@ -21,10 +21,9 @@ from schemathesis.checks import load_all_checks, not_a_server_error
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 import described
-from conftest import fresh_box, fresh_settings
 from orqo import create_app, description, executor
 from orqo.description import Operation
-from support import TestBox
+from support import TestBox, fresh_box, fresh_settings
 
 EXPLORING = settings(
     max_examples=400 if os.environ.get("ORQO_TEST_FULL") else 4,

@@ -178,7 +178,7 @@ def test_every_recipe_has_its_workflow_its_sender_and_its_page() -> None:
 
     assert told == set(FILES) == set(SENDERS)
     services = {"github", "slack", "stripe", "zapier", "alertmanager", "grafana", "cron", "uptime-kuma"}
-    assert services | {"reachable", "adnanh-webhook"} == set(pages)
+    assert services | {"reachable", "adnanh-webhook", "callbacks"} == set(pages)
 
 
 def test_the_recipes_yaml_can_be_applied() -> None:
