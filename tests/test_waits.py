@@ -433,6 +433,7 @@ def test_nobody_is_told_of_a_wait_that_nobody_can_answer(box: TestBox, worker: e
 # ── many ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.full
 def test_a_thousand_waiting_runs_cost_no_worker_survive_a_restart_and_are_answered_correctly(service: Service) -> None:
     box = service.box
     apply(box, ASK, "{name: after, stub: {output: '${stages.ask.output.number}'}}")
