@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 from unittest import SkipTest
 
@@ -195,17 +196,50 @@ def test_whatever_is_sent_is_answered_as_described(api: Any, explored: TestBox, 
         assert mode is GenerationMode.NEGATIVE
 
 
-def test_whatever_is_done_one_after_the_other_is_answered_as_described(api: Any, explored: TestBox) -> None:
-    headers = {"Authorization": f"Bearer {explored.token('admin')}"}
+class Restarted:
+    """A WSGI application that is a new one, on a new box, whenever it is asked to be."""
 
-    class Following(api.as_state_machine()):  # type: ignore[misc]
-        """Follows the description's links, from what was made to what can be done with it."""
+    def __init__(self, redis_url: str) -> None:
+        self._redis_url = redis_url
+        self._stack = ExitStack()
+        self.token = ""
+
+    def restart(self) -> None:
+        self.close()
+        environment = self._stack.enter_context(fresh_settings(self._redis_url))
+        box = self._stack.enter_context(fresh_box(environment))
+        self.token = box.token("admin")
+        self._app = create_app(box.config)
+        self._stack.callback(self._app.extensions["orqo"].database.close)
+        self._stack.callback(self._app.extensions["orqo"].bell.close)
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def __call__(self, environ: Any, start_response: Any) -> Any:
+        return self._app(environ, start_response)
+
+
+def test_whatever_is_done_one_after_the_other_is_answered_as_described(redis_url: str) -> None:
+    load_all_checks()
+    app = Restarted(redis_url)
+    app.restart()
+    loaded = schemathesis.openapi.from_wsgi("/api/v1/openapi.json", app)
+    loaded.config.generation.update(with_security_parameters=False)
+
+    class Following(loaded.as_state_machine()):  # type: ignore[misc]
+        """Follows the description's links, from what was made to what can be done with it; each time on a fresh box."""
+
+        def setup(self) -> None:
+            app.restart()
 
         def get_call_kwargs(self, case: Any) -> dict[str, Any]:
-            return {"headers": headers}
+            return {"headers": {"Authorization": f"Bearer {app.token}"}}
 
         def validate_response(self, response: Any, case: Any, **options: Any) -> None:
-            excluded = [positive_data_acceptance, not_a_server_error] if case.operation.path == "/readyz" else [positive_data_acceptance]
-            case.validate_response(response, excluded_checks=excluded, headers=headers)
+            excluded = [positive_data_acceptance, *([not_a_server_error] if case.operation.path == "/readyz" else [])]
+            case.validate_response(response, excluded_checks=excluded, headers={"Authorization": f"Bearer {app.token}"})
 
-    run_state_machine_as_test(Following, settings=settings(EXPLORING, max_examples=EXPLORING.max_examples // 2, stateful_step_count=6))
+    examples = 200 if os.environ.get("ORQO_TEST_FULL") else 5
+    run_state_machine_as_test(Following, settings=settings(EXPLORING, max_examples=examples, stateful_step_count=8))
+    app.close()
