@@ -35,6 +35,8 @@ def ask(client: Any, box: TestBox) -> Ask:
         sent = {"json": body} if body is not None else {}
         answer = client.open(f"/api/v1{path}", method=method, headers=headers, **sent, **options)
         described.check(described.operation_of(method, f"/api/v1{path}".partition("?")[0]), answer)
+        # As a server does once the answer is out.
+        answer.close()
         return answer  # type: ignore[no-any-return]
 
     return asked
@@ -255,14 +257,14 @@ def test_a_metadata_filter_looks_at_so_many_runs_and_goes_on_with_the_next_page(
     "query",
     [
         *("limit=0", "limit=101", "limit=x", "before=0", "status=done", "since=yesterday"),
-        *("limit=1&limit=2", "colour=red", "metadata=1", "trigger=a"),
+        *("limit=1&limit=2", "colour=red", "metadata=1", "metadata[a]=1&metadata[a]=2", "metadata[a][b]=1", "trigger=a"),
     ],
 )
 def test_a_query_that_does_not_fit_is_refused_by_name(ask: Ask, query: str) -> None:
     answer = ask("GET", f"/runs?{query}")
 
     assert answer.status_code == 400
-    assert query.partition("=")[0] in answer.json["detail"]
+    assert query.partition("=")[0].partition("[")[0] in answer.json["detail"]
 
 
 @pytest.mark.parametrize(

@@ -36,3 +36,13 @@ def test_a_strict_box_shows_the_three_endpoints_alone(strict: None, client: Any)
     text = client.get("/docs").text
 
     assert 'id="trigger"' in text and 'id="listRuns"' not in text and "openapi.yaml" not in text
+
+
+@pytest.fixture
+def simulating(settings: dict[str, str]) -> None:
+    settings["ORQO_SIMULATE"] = "1"
+
+
+def test_a_stand_in_says_on_every_page_that_it_is_one(simulating: None, client: Any) -> None:
+    assert "This is a stand-in" in client.get("/docs").text
+    assert "This is a stand-in" in client.get("/sign-in").text

@@ -44,8 +44,8 @@ def strict(settings: dict[str, str]) -> None:
     settings["ORQO_STRICT"] = "1"
 
 
-def start(client: Any, box: TestBox, value: Any = None, **headers: str) -> Any:
-    sent = {"Authorization": f"Bearer {box.token('trigger')}"} | headers
+def start(client: Any, box: TestBox, value: Any = None, token: str = "", **headers: str) -> Any:
+    sent = {"Authorization": f"Bearer {token or box.token('trigger')}"} | headers
     return client.post("/api/v1/trigger", json={"workflow_id": 42, "input": value}, headers=sent)
 
 
@@ -110,7 +110,8 @@ def test_a_strict_box_knows_no_extension(strict: None, client: Any, box: TestBox
     box.apply(RULES)
     headers = {"Idempotency-Key": "k", "Prefer": "wait=1"}
 
-    first, again = (start(client, box, **headers) for _ in range(2))
+    token = box.token("trigger")
+    first, again = (start(client, box, token=token, **headers) for _ in range(2))
 
     assert [each.status_code for each in (first, again)] == [201, 201]
     assert first.json.keys() == {"workflow_run_id", "status"}

@@ -6,11 +6,15 @@ and health look after themselves: their credentials are of other kinds, or none.
 
 from __future__ import annotations
 
-from flask import Blueprint, g, request
+from contextlib import suppress
+from datetime import datetime
+
+from flask import Blueprint, Response, g, request
 from werkzeug.routing import BaseConverter
 
 from orqo import clock, tokens
 from orqo.api.site import holder_with, reading, site
+from orqo.db import Database
 from orqo.errors import Forbidden, NotFound, Unavailable
 from orqo.tokens import Holder
 
@@ -69,17 +73,20 @@ def guard() -> None:
     g.now = clock.now()
     with reading() as connection:
         g.holder = holder_with(connection, scope, now=g.now)
-    if not tokens.is_marked(g.holder, now=g.now):
-        _mark_used(g.holder)
 
 
-def _mark_used(holder: Holder) -> None:
-    """Record the use, best effort: a busy database must not keep anybody from reading."""
-    try:
-        with site().database.transaction() as connection:
-            tokens.mark_used(connection, holder, now=g.now)
-    except Unavailable:
-        return
+@resources.after_request
+def note_use(response: Response) -> Response:
+    """Record the token's use once the answer is out: whoever reads must not wait for whoever writes."""
+    holder, now, database = g.get("holder"), g.get("now"), site().database
+    if holder is not None and not tokens.is_marked(holder, now=now):
+        response.call_on_close(lambda: _mark_used(database, holder, now))
+    return response
+
+
+def _mark_used(database: Database, holder: Holder, now: datetime) -> None:
+    with suppress(Unavailable), database.transaction() as connection:
+        tokens.mark_used(connection, holder, now=now)
 
 
 def holder() -> Holder:

@@ -45,8 +45,9 @@ class Validators:
         found: dict[str, Any] = {}
         for name, text in given:
             deep = DEEP.fullmatch(name)
-            if deep and known.get(deep[1], {}).get("style") == "deepObject":
-                found.setdefault(deep[1], {})[deep[2]] = text
+            if deep and known.get(deep[1], {}).get("style") == "deepObject" and "][" not in deep[2]:
+                if text != found.setdefault(deep[1], {}).setdefault(deep[2], text):
+                    raise Malformed(f"The parameter {deep[1]} has {deep[2][:40]} twice.")
             elif name not in known or known[name].get("style") == "deepObject":
                 raise Malformed(f"There is no parameter {name[:40]} here; there are: {', '.join(known) or 'none'}.")
             elif name in found:

@@ -50,7 +50,8 @@ def page(template: str, *, code: int = 200, **values: Any) -> Response:
 
 def common() -> dict[str, Any]:
     """Give what every template may use."""
-    return {"visitor": g.get("session"), "base_url": site().config.base_url, "release": __version__, "now": g.now}
+    config = site().config
+    return {"visitor": g.get("session"), "base_url": config.base_url, "release": __version__, "simulates": config.simulate, "now": g.now}
 
 
 def problem_page(problem: errors.Problem) -> str:
