@@ -22,7 +22,6 @@ from orqo.processes import CannotStart
 from orqo.secretstore import instance_key
 
 DATABASE, KEY = "orqo.db", "instance.key"
-PAGES_AT_ONCE = 1024
 KEEP_UPGRADE_BACKUPS = 3
 
 

@@ -140,11 +140,6 @@ def _due(database: Database, connection: Connection, full: Collection[str], now:
     return query.where(not_(Delivery.host.in_(sorted(full)))) if full else query
 
 
-def next_due_at(connection: Connection) -> str | None:
-    """Give the earliest time at which a delivery is due, None where none waits."""
-    return connection.execute(select(func.min(Delivery.next_attempt_at)).where(Delivery.status == DeliveryStatus.PENDING)).scalar()
-
-
 def release(connection: Connection, delivery_ids: Sequence[int], *, owner: str) -> None:
     """Give leased deliveries back unsent."""
     mine = (Delivery.id.in_(delivery_ids), Delivery.lease_owner == owner)

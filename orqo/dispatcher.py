@@ -65,11 +65,6 @@ class Dispatcher:
     # Hosts whose last attempt ran out of time, each until when it gets one attempt at a time.
     slow: dict[str, float] = field(default_factory=dict)
 
-    @property
-    def count(self) -> int:
-        """How many deliveries are in flight."""
-        return self.in_flight.total() - self.in_flight[deliveries.GUARDED]
-
 
 def loop(dispatcher: Dispatcher) -> None:
     """Deliver and sweep until `stopping` is set; then let the attempts under way end."""
@@ -90,9 +85,10 @@ def loop(dispatcher: Dispatcher) -> None:
                 next_prune = time.monotonic() + (PRUNE_PAUSE_S if more else PRUNE_EVERY_S)
             _gather(dispatcher, 0.0 if busy else max(0.0, next_sweep - time.monotonic()))
             busy = _guarded(lambda: deliver_due(dispatcher, pool))
-        while dispatcher.count:
+        while dispatcher.in_flight:
             _gather(dispatcher, DRAIN_LOOK_S)
-            _guarded(lambda: _record(dispatcher))
+            if dispatcher.unrecorded:
+                _guarded(lambda: _record(dispatcher))
 
 
 def fire_schedules(dispatcher: Dispatcher) -> bool:
@@ -175,19 +171,25 @@ def deliver_due(dispatcher: Dispatcher, pool: ThreadPoolExecutor) -> bool:
 
 
 def _claim(dispatcher: Dispatcher) -> list[Row[Any]]:
-    return deliveries.claim_due(dispatcher.box.database, **_room(dispatcher), now=clock.now())
+    return deliveries.claim_due(dispatcher.box.database, **_room(dispatcher, dispatcher.in_flight), now=clock.now())
 
 
-def _room(dispatcher: Dispatcher) -> dict[str, Any]:
+def _room(dispatcher: Dispatcher, in_flight: Counter[str]) -> dict[str, Any]:
+    """Give what may be claimed beside what is in flight."""
     now_s = time.monotonic()
     dispatcher.slow = {host: until for host, until in dispatcher.slow.items() if until > now_s}
     return {
         "owner": dispatcher.owner,
-        "limit": 0 if dispatcher.stopping.is_set() else IN_FLIGHT_MAX - dispatcher.count,
+        "limit": 0 if dispatcher.stopping.is_set() else IN_FLIGHT_MAX - _count(in_flight),
         "per_host": PER_HOST_MAX,
-        "in_flight": dispatcher.in_flight,
+        "in_flight": in_flight,
         "slow": dispatcher.slow,
     }
+
+
+def _count(in_flight: Counter[str]) -> int:
+    """Give how many deliveries are in flight; guarded ones are counted under their host and once more."""
+    return in_flight.total() - in_flight[deliveries.GUARDED]
 
 
 def _record(dispatcher: Dispatcher) -> list[Row[Any]]:
@@ -197,18 +199,18 @@ def _record(dispatcher: Dispatcher) -> list[Row[Any]]:
     is dropped: it is sent again when its lease is over, and must not hold up the others.
     """
     sent, database, now = list(dispatcher.unrecorded), dispatcher.box.database, clock.now()
+    left = _without(dispatcher.in_flight, sent)
+    _note_pace(dispatcher, sent)
     try:
         with database.transaction() as connection:
-            _forget(dispatcher, sent)
             statuses = [_record_one(dispatcher, connection, each, now) for each in sent]
-            claimed = deliveries.claim_some(database, connection, **_room(dispatcher), now=now)
+            claimed = deliveries.claim_some(database, connection, **_room(dispatcher, left), now=now)
             crashpoints.reach("attempt-before-commit")
-    except Unavailable:
-        _remember(dispatcher, sent)
-        raise
     except DBAPIError:
         log.exception("step=deliver count=%d status=fault", len(sent))
-        return _record_singly(dispatcher, sent)
+        statuses, claimed = _record_singly(dispatcher, sent), []
+    # Only now: what could not be recorded is in flight still.
+    dispatcher.in_flight = left
     del dispatcher.unrecorded[: len(sent)]
     crashpoints.reach("attempt-recorded")
     for (row, outcome), status in zip(sent, statuses, strict=True):
@@ -219,23 +221,18 @@ def _record(dispatcher: Dispatcher) -> list[Row[Any]]:
     return claimed
 
 
-def _record_singly(dispatcher: Dispatcher, sent: Sequence[Sent]) -> list[Row[Any]]:
+def _record_singly(dispatcher: Dispatcher, sent: Sequence[Sent]) -> list[DeliveryStatus | None]:
     """Record one by one what could not be recorded together, and drop what cannot be: it must not hold up the others."""
-    for row, outcome in sent:
-        del dispatcher.unrecorded[0]
-        try:
-            deliveries.record_attempt(
-                dispatcher.box.database, row, outcome, owner=dispatcher.owner, schedule_s=dispatcher.schedule_s, now=clock.now()
-            )
-        except (Unavailable, DBAPIError):
-            log.exception("step=deliver delivery=%s status=dropped", row.id)
-    return []
+    return [_record_alone(dispatcher, row, outcome) for row, outcome in sent]
 
 
-def _remember(dispatcher: Dispatcher, sent: Sequence[Sent]) -> None:
-    """Count again as in flight what could not be recorded."""
-    for row, _ in sent:
-        dispatcher.in_flight.update(deliveries.taken_by(row))
+def _record_alone(dispatcher: Dispatcher, row: Row[Any], outcome: deliveries.Outcome) -> DeliveryStatus | None:
+    settings: dict[str, Any] = {"owner": dispatcher.owner, "schedule_s": dispatcher.schedule_s, "now": clock.now()}
+    try:
+        return deliveries.record_attempt(dispatcher.box.database, row, outcome, **settings)
+    except (Unavailable, DBAPIError):
+        log.exception("step=deliver delivery=%s status=dropped", row.id)
+        return None
 
 
 def _record_one(dispatcher: Dispatcher, connection: Connection, sent: Sent, now: datetime) -> DeliveryStatus | None:
@@ -249,15 +246,21 @@ def _record_one(dispatcher: Dispatcher, connection: Connection, sent: Sent, now:
         return None
 
 
-def _forget(dispatcher: Dispatcher, sent: Sequence[Sent]) -> None:
-    """Make room for others where these were in flight."""
+def _without(in_flight: Counter[str], sent: Sequence[Sent]) -> Counter[str]:
+    """Give what is in flight once these are recorded."""
+    left = Counter(in_flight)
+    for row, _ in sent:
+        left.subtract(deliveries.taken_by(row))
+    return +left
+
+
+def _note_pace(dispatcher: Dispatcher, sent: Sequence[Sent]) -> None:
+    """Remember which hosts took too long, and forget those that are well again."""
     for row, outcome in sent:
-        dispatcher.in_flight.subtract(deliveries.taken_by(row))
         if outcome.reason == "timeout":
             dispatcher.slow[row.host] = time.monotonic() + SLOW_FOR_S
         elif outcome.delivered:
             dispatcher.slow.pop(row.host, None)
-    dispatcher.in_flight += Counter()
 
 
 def _send(dispatcher: Dispatcher, row: Row[Any]) -> None:

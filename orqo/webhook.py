@@ -17,7 +17,6 @@ from orqo.inbound import NAMED, Scheme
 
 RATE = re.compile(r"([1-9][0-9]{0,5})/([smhd])")
 SECRET = re.compile(r"\$\{secrets\.([A-Za-z_][A-Za-z0-9_]*)\}")
-NETWORKS_MAX = 200
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ class Inbox:
 
     base: str = ""
     arrived: list[Arrived] = field(default_factory=list)
+    delay_s: float = 0.0
     answers: list[tuple[int, dict[str, str]]] = field(default_factory=list)
     on_request: Callable[[Arrived], object] | None = None
 
@@ -51,6 +53,7 @@ def inbox() -> Iterator[Inbox]:
             box.arrived.append(Arrived(self.path, {name.lower(): value for name, value in self.headers.items()}, body))
             if box.on_request:
                 box.on_request(box.arrived[-1])
+            time.sleep(box.delay_s)
             status, headers = box.answers.pop(0) if box.answers else (204, {})
             self.send_response(status)
             for name, value in headers.items():

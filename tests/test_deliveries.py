@@ -700,3 +700,20 @@ def test_what_can_never_be_sent_is_dead_at_once(box: TestBox, sender: deliveries
 
     assert deliver(box, sender) == ["dead"]
     assert box.rows("SELECT reason FROM attempts")[0]["reason"] == "bad_url"
+
+
+def test_a_database_that_is_busy_when_attempts_are_recorded_costs_no_room(
+    box: TestBox, running: dispatcher.Dispatcher, receiver: Inbox
+) -> None:
+    receiver.delay_s = 0.5
+    apply(box, f"{{url: '{receiver.url()}'}}")
+    runs.stop(box.box, box.accept("told"), now=clock.now())
+    wait_for(lambda: running.in_flight, what="it is being sent")
+
+    with box.database.transaction():
+        # Longer than the dispatcher waits for the lock: it fails to record at least once.
+        time.sleep(6)
+
+    wait_for(lambda: box.rows("SELECT id FROM deliveries WHERE status = 'delivered'"), what="it is recorded")
+    wait_for(lambda: not running.unrecorded, what="nothing is left to record")
+    assert running.in_flight == {}
