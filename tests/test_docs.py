@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -93,7 +94,7 @@ def test_every_command_line_of_the_readme_works_as_pasted(service: Service, tmp_
     token = service.box.hook().rpartition("/")[2]
     # The first lines speak of the run that the first curl line starts; run 1 exists from then on.
     for line in shown_lines():
-        pasted = line.replace(WEBHOOK, token).replace(base, service.url).replace(".venv/bin/python", sys.executable)
+        pasted = line.replace(WEBHOOK, token).replace(base, service.url).replace(".venv/bin/python", shlex.quote(sys.executable))
         pasted = pasted.replace("curl ", "curl -sS --fail-with-body ")
         done = subprocess.run(["bash", "-c", pasted], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
 
