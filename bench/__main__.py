@@ -8,7 +8,7 @@ import sys
 
 import bench
 
-NOT_MEASUREMENTS = ("__main__", "fill", "receiver")
+NOT_MEASUREMENTS = ("__main__", "fill", "receiver", "report")
 
 
 def main(arguments: list[str]) -> int:
