@@ -10,6 +10,7 @@ import argparse
 import importlib
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
@@ -55,13 +56,24 @@ def guarded(command: Callable[[], int]) -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return _interrupted()
     except BrokenPipeError:
         # What is still in the buffer would be written at exit, and fail once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except Exception as fault:
         return _tell(fault)
+
+
+def _interrupted() -> int:
+    """End as a program that Ctrl-C ends: by the signal itself, so that a script around it ends too; a shell shows 130.
+
+    Python does the same by itself where the interrupt passed through an import, so a status of our own would not be reliable.
+    """
+    sys.stdout.flush()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGINT)
+    return INTERRUPTED
 
 
 def _run(given: list[str]) -> int:
