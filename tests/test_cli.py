@@ -330,7 +330,7 @@ def test_a_created_trigger_prints_its_url_and_a_curl_line(box: TestBox, orqo: Or
     assert set(made) == {"id", "workflow", "name", "token", "url"}
     assert made["url"] == f"{box.config.base_url}/api/v1/hooks/{made['token']}"
     assert found(box, made["url"]).id == made["id"]
-    assert f"\n  curl -d '{{\"name\": \"Ada\"}}' {made['url']}\n" in shown
+    assert f'\n  curl -d \'{{"name": "Ada"}}\' {made["url"]}\n' in shown
     assert made["token"] not in orqo("trigger", "list", "--json").stdout
     assert told(orqo("trigger", "create", "hello", "--json"))["name"] == "webhook-2"
 
@@ -613,6 +613,17 @@ def rows(settings: dict[str, str], table: str, columns: str) -> list[Any]:
 def state(settings: dict[str, str]) -> list[Any]:
     tables = ("instance", "workflows", "workflow_versions", "triggers", "callbacks", "runs", "api_tokens")
     return [rows(settings, table, "*") for table in tables]
+
+
+def test_the_examples_callback_follows_the_box_to_another_port(settings: dict[str, str]) -> None:
+    Path(settings["ORQO_DATA"]).mkdir()
+    for port in ("4001", "4002", "4002"):
+        changed = environment(settings) | {"ORQO_PORT": port}
+        subprocess.run([sys.executable, "-m", "orqo.cli.starting"], cwd=PROJECT_DIR, env=changed, check=True, capture_output=True)
+
+    kept = rows(settings, "callbacks", "url, removed_at IS NULL")
+
+    assert kept == [("http://127.0.0.1:4001/api/v1/callback", 0), ("http://127.0.0.1:4002/api/v1/callback", 1)]
 
 
 @pytest.mark.parametrize("changes", [{"ORQO_EXAMPLE": "0"}, {"ORQO_HOST": "0.0.0.0"}], ids=["told not to", "not on loopback"])

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from typing import Any
+from urllib.parse import urlsplit
 
 from orqo import apply, callbacks, clock, db, definition, instance, people, received, triggers, workflows
 from orqo.cli import guarded
@@ -38,6 +39,7 @@ def prepare(config: Config, *, link: bool = False) -> dict[str, str]:
         db.check_version(database)
         key = instance.establish(database, config, now=clock.now())
         _make_example(database, config, key)
+        _follow_address(database, config)
         _read_folder(database, config, key)
         return _commands(database, config, key) | (_sign_in(database, config) if link else {})
     finally:
@@ -56,6 +58,26 @@ def _make_example(database: Database, config: Config, key: bytes) -> None:
         trigger_id = next(row["id"] for row in triggers.list_all(connection) if row["workflow_id"] == saved.id)
         callback = callbacks.definition(own_callback_url(config), definition.EVENTS)
         callbacks.add(connection, workflow_id=saved.id, trigger_id=trigger_id, callback=callback, origin="cli", now=now)
+
+
+def _follow_address(database: Database, config: Config) -> None:
+    """Where the service answers at another address than when it made the example, let the example's callback lead there."""
+    now, own = clock.now(), own_callback_url(config)
+    with database.transaction() as connection:
+        example = _example(connection)
+        mine = [row for row in callbacks.list_all(connection, limit=100_000) if example and row["trigger_id"] == example["id"]]
+        for row in mine:
+            if row["url"] != own and _was_own(row["url"]) and callbacks.get(connection, row["id"]).origin == "cli":
+                callbacks.remove(connection, row["id"], now=now)
+                follows = callbacks.definition(own, row["events"])
+                where = {"workflow_id": row["workflow_id"], "trigger_id": row["trigger_id"]}
+                callbacks.add(connection, **where, callback=follows, origin="cli", now=now)
+
+
+def _was_own(url: str) -> bool:
+    """Tell whether this is the kind of address that the example's callback is made with: /callback on loopback."""
+    parts = urlsplit(url)
+    return parts.path == received.CALLBACK_PATH and is_loopback(parts.hostname or "")
 
 
 def _read_folder(database: Database, config: Config, key: bytes) -> None:
