@@ -21,7 +21,7 @@ test-full: $(PAYLOADS) $(AXE) $(VERIFIER) ## the long versions of the property, 
 	@sh setup.sh requirements-dev.txt && exec env ORQO_TEST_FULL=1 $(PY) -m pytest $(ARGS)
 
 lint: ## ruff and mypy
-	@sh setup.sh requirements-dev.txt && $(PY) -m ruff check . && exec $(PY) -m mypy
+	@sh setup.sh requirements-dev.txt && $(PY) -m ruff check . && $(PY) -m ruff format --check . && exec $(PY) -m mypy
 
 contract: ## hold ORQO's contract against any base URL (URL=http://… TOKEN=orqo_… WORKFLOW=1 HOOK=<a webhook's token>)
 	@sh setup.sh requirements-dev.txt && exec env CONTRACT_URL="$(URL)" CONTRACT_TOKEN="$(TOKEN)" CONTRACT_WORKFLOW="$(WORKFLOW)" \

@@ -78,4 +78,3 @@ def _site(config: Config, database: db.Database) -> Site:
         simulation=simulation.Rules(database) if config.simulate else None,
         waiters=threading.Semaphore(config.threads // 2),
     )
-

@@ -374,4 +374,3 @@ def requested(url: str, events: Sequence[str] = ("completed", "failed", "stopped
 def definition(url: str, events: Sequence[str]) -> CallbackDefinition:
     """Give a callback as an operator writes it on a command line: our own event, derived secret."""
     return CallbackDefinition(url=url, events=tuple(events), guarded=lookup.influences_host(url))
-

@@ -126,7 +126,9 @@ SETTINGS: dict[str, Setting] = {
     "stop_timeout_s": Setting("ORQO_STOP_TIMEOUT", duration_s, "10s", "how long a running command may go on after SIGTERM"),
     "stage_user": Setting("ORQO_STAGE_USER", _text, "nobody", "the user that commands run as when the service runs as root"),
     "disk_free_min_bytes": Setting("ORQO_DISK_FREE_MIN", size_bytes, "64MiB", "below this much free disk new runs are refused with 503"),
-    "llm_base_url": Setting("ORQO_LLM_BASE_URL", _url("http", "https"), "", "OpenAI-compatible server for prompts, such as https://api.openai.com/v1"),
+    "llm_base_url": Setting(
+        "ORQO_LLM_BASE_URL", _url("http", "https"), "", "OpenAI-compatible server for prompts, such as https://api.openai.com/v1"
+    ),
     "llm_api_key": Setting("ORQO_LLM_API_KEY", _text, "", "the API key of that server", secret=True),
     "workflows": Setting("ORQO_WORKFLOWS", _text, "", "a folder of workflow files that alone say what workflows there are"),
     "secrets_file": Setting("ORQO_SECRETS_FILE", _text, "", "a file of NAME=value lines, mode 0600, for ${secrets.NAME}"),

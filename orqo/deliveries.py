@@ -112,9 +112,7 @@ def _full_hosts(in_flight: Mapping[str, int], per_host: int, slow: Collection[st
     return [host for host, count in in_flight.items() if count >= (GUARDED_MAX if host == GUARDED else 1 if host in slow else per_host)]
 
 
-def _chosen(
-    rows: Sequence[Row[Any]], limit: int, per_host: int, in_flight: Mapping[str, int], slow: Collection[str]
-) -> list[Row[Any]]:
+def _chosen(rows: Sequence[Row[Any]], limit: int, per_host: int, in_flight: Mapping[str, int], slow: Collection[str]) -> list[Row[Any]]:
     counts = Counter(in_flight)
     chosen: list[Row[Any]] = []
     for row in rows:
@@ -366,9 +364,7 @@ def redeliver(connection: Connection, delivery_id: int, *, now: datetime) -> Non
     connection.execute(update(Delivery).where(Delivery.id == delivery_id).values(again))
 
 
-def redeliver_dead(
-    connection: Connection, *, callback_id: int | None = None, since: datetime | None = None, now: datetime
-) -> list[int]:
+def redeliver_dead(connection: Connection, *, callback_id: int | None = None, since: datetime | None = None, now: datetime) -> list[int]:
     """Send all dead deliveries of a callback, of a time, or of both once more; gives their ids, at most 10,000."""
     wanted = [Delivery.status == DeliveryStatus.DEAD, Delivery.body != b""]
     if callback_id is not None:

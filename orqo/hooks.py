@@ -280,4 +280,3 @@ def _own_answer(gate: Gate, guest: Visit, roots: Mapping[str, Any], run_id: int)
     except lookup.LookupFailed as fault:
         log.warning("step=answer trigger=%s status=lookup_failed path=%s", found.id, fault.path[:80])
         return None
-

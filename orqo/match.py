@@ -80,9 +80,12 @@ def _operator_faults(wanted: dict[str, Json]) -> Iterator[tuple[Place, str]]:
         elif operator == "exists" and not isinstance(operand, bool):
             yield (operator,), "must be true or false"
         elif operator == "regex" and not _usable(operand):
-            yield (operator,), (
-                f"is not a regular expression of at most {REGEX_MAX_CHARACTERS} characters; "
-                "look-around and back references do not run in linear time and are not taken"
+            yield (
+                (operator,),
+                (
+                    f"is not a regular expression of at most {REGEX_MAX_CHARACTERS} characters; "
+                    "look-around and back references do not run in linear time and are not taken"
+                ),
             )
 
 

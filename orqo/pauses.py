@@ -49,9 +49,7 @@ def settle(
 def _start_child(
     box: runs.Box, bell: Bell, context: stages.Context, claim: runs.Claim, wanted: stages.Child, elapsed_ms: int
 ) -> stages.Completed | stages.Failed | None:
-    child = runs.start_child(
-        box, claim, wanted.workflow, wanted.input, timeout_s=wanted.timeout_s, elapsed_ms=elapsed_ms, now=clock.now()
-    )
+    child = runs.start_child(box, claim, wanted.workflow, wanted.input, timeout_s=wanted.timeout_s, elapsed_ms=elapsed_ms, now=clock.now())
     crashpoints.reach("child-started")
     if isinstance(child, runs.Refused):
         return stages.Failed("stage_failed", child.detail, retryable=False)

@@ -281,4 +281,3 @@ def beat(worker: Worker) -> None:
         worker.heartbeat()
     except (RedisError, OSError):
         log.debug("step=heartbeat status=unreachable")
-

@@ -67,7 +67,6 @@ class SecretStore(Mapping[str, str]):
             data = data.replace(spelling, MASK.encode())
         return data
 
-
     def mask_last(self, data: bytes) -> bytes:
         """Replace the beginning of a secret that a cut left at the end of bytes."""
         left = (spelling[:length] for spelling in self._masked_bytes for length in range(len(spelling) - 1, MASKED_MIN_LENGTH - 1, -1))

@@ -63,9 +63,7 @@ def _record(
     end = dataclasses.replace(end, note=" ".join(filter(None, (end.note, step.note))) or None)
     if isinstance(step, flow.Enter):
         go_on = not worker.stopping.is_set()
-        return runs.record(
-            worker.box, claim, end, step.stage, skipped=skipped, go_on=go_on, elapsed_ms=held.elapsed_ms, now=clock.now()
-        )
+        return runs.record(worker.box, claim, end, step.stage, skipped=skipped, go_on=go_on, elapsed_ms=held.elapsed_ms, now=clock.now())
     return _finish(worker, held, end, step, runs.result.passed_over(known, skipped), skipped=skipped, until=until)
 
 

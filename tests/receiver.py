@@ -16,6 +16,7 @@ LOOPBACK = [ipaddress.ip_network("127.0.0.0/8")]
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 REASONS = {"refused", "timeout", "dns", "tls", "address_refused", "cut", "malformed", "cancelled", "bad_url"}
 
+
 class Receiver:
     """A server on loopback that plays what it is given on each connection, and keeps what it read."""
 

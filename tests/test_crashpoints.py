@@ -106,9 +106,7 @@ def apply_all(box: TestBox, done: Inbox, base: str, folder: Path) -> list[str]:
     for kind, idempotent in itertools.product(KINDS, (False, True)):
         name = f"{kind}-{'again' if idempotent else 'once'}"
         again = str(idempotent).lower()
-        stages = "".join(
-            f"  - {{name: {stage}, {effect(kind, stage, base, folder)}, idempotent: {again}}}\n" for stage in ("one", "two")
-        )
+        stages = "".join(f"  - {{name: {stage}, {effect(kind, stage, base, folder)}, idempotent: {again}}}\n" for stage in ("one", "two"))
         box.apply(f"name: {name}\ncallbacks: [{{url: '{done.url()}'}}]\nstages:\n{stages}")
         names.append(name)
     return names

@@ -75,9 +75,7 @@ def test_the_pages_yaml_is_the_examples() -> None:
     ],
     ids=["fits at once", "goes back twice", "the guard"],
 )
-def test_shorten_goes_back_until_it_fits_or_is_guarded(
-    box: TestBox, worker: executor.Worker, text: str, said: str, checks: int
-) -> None:
+def test_shorten_goes_back_until_it_fits_or_is_guarded(box: TestBox, worker: executor.Worker, text: str, said: str, checks: int) -> None:
     apply(box, "shorten")
 
     ended = run(box, "shorten", {"text": text})

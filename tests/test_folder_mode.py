@@ -215,9 +215,7 @@ def test_a_folder_that_is_not_there_takes_nothing_away(files: Path, watched: Fol
 def cli(box: TestBox, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a command as an operator does: without the service's ORQO_WORKFLOWS."""
     env = {"PATH": os.environ["PATH"], "ORQO_DATA": str(box.config.data), "REDIS_URL": box.config.redis_url}
-    return subprocess.run(
-        [sys.executable, "-m", "orqo", *arguments], env=env, cwd=PROJECT_DIR, capture_output=True, text=True, check=False
-    )
+    return subprocess.run([sys.executable, "-m", "orqo", *arguments], env=env, cwd=PROJECT_DIR, capture_output=True, text=True, check=False)
 
 
 def test_commands_refuse_to_change_what_files_say(files: Path, box: TestBox, tmp_path: Path) -> None:

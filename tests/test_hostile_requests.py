@@ -186,6 +186,7 @@ def test_no_request_is_answered_500_and_none_leaves_memory_behind(box: TestBox, 
 
 def quick(app: Any) -> None:
     """Let this application's database not wait for the disk."""
+
     @event.listens_for(app.extensions["orqo"].database.engine, "connect")
     def on_connect(connection: Any, _record: object) -> None:
         connection.execute("PRAGMA synchronous=OFF")

@@ -71,9 +71,7 @@ def test_given_headers_replace_our_own_in_any_case(client: Client, serve: Serve)
     [{"X-A": "a\r\nX-B: b"}, {"X-A": "a\nb"}, {"X-A": "a\x00b"}, {"X A": "a"}, {"X-A:": "a"}, {"": "a"}, {"X-\u00e9": "a"}, {"X\nY": "a"}],
     ids=ascii,
 )
-def test_header_that_http_does_not_allow_is_refused_unsent(
-    client: Client, serve: Serve, headers: dict[str, str]
-) -> None:
+def test_header_that_http_does_not_allow_is_refused_unsent(client: Client, serve: Serve, headers: dict[str, str]) -> None:
     receiver = serve(answers(OK))
 
     answer = failed(send(client, receiver.url(), headers=headers))
@@ -90,9 +88,7 @@ def test_user_info_is_sent_as_basic_authorization_and_never_shown(client: Client
     assert b"Authorization: Basic dXNlcjpwYXNz" in receiver.requests[0]
 
 
-def test_environment_proxies_and_netrc_are_not_used(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_environment_proxies_and_netrc_are_not_used(serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     receiver, proxy = serve(answers(OK)), serve(answers(OK))
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login a password b\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
@@ -518,9 +514,7 @@ def test_threads_do_not_mix_their_answers(client: Client, serve: Serve) -> None:
 # What is shown
 
 
-def test_details_and_logs_hold_no_path_query_or_credentials(
-    client: Client, serve: Serve, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_details_and_logs_hold_no_path_query_or_credentials(client: Client, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     plays = [answers(b""), answers(b"garbage\r\n"), answers(b"HTTP/1.1 200 OK\r\nbad header\r\n\r\n"), hangs]
 
     with caplog.at_level(logging.DEBUG):

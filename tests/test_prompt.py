@@ -61,7 +61,7 @@ def test_the_request_holds_the_messages_the_model_and_what_was_set(server: Model
             options={"top_p": 0.5, "seed": 3})
     )  # fmt: skip
 
-    (headers, request), = server.asked
+    ((headers, request),) = server.asked
     assert (result.output, result.output_kind, result.outcome) == (b"an answer", "text", None)
     assert headers["authorization"] == f"Bearer {KEY}"
     assert request == {

@@ -310,7 +310,7 @@ def test_workdir_is_relative_to_the_workflow_file(run_dir: Path) -> None:
         pytest.param("true", stages.Failed, "", id="nothing"),
         pytest.param("echo '{\"a\": 1'", stages.Failed, '{"a": 1', id="half"),
         pytest.param("echo NaN", stages.Failed, "NaN", id="nan"),
-        pytest.param("echo '{\"a\":1,\"a\":2}'", stages.Failed, '{"a":1,"a":2}', id="key-twice"),
+        pytest.param('echo \'{"a":1,"a":2}\'', stages.Failed, '{"a":1,"a":2}', id="key-twice"),
     ],
 )
 def test_json_output_is_parsed_strictly(run_dir: Path, script: str, kind: type, output: str) -> None:

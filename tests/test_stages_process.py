@@ -68,7 +68,7 @@ def alive_in(run_dir: Path) -> list[int]:
         pytest.param(NEVER_ENDS, id="never-ends"),
         pytest.param(f"setsid {NEVER_ENDS} & {NEVER_ENDS}", id="new-session"),
         pytest.param(f"{DOUBLE_FORK}\n{NEVER_ENDS}", id="double-fork"),
-        pytest.param(f"setsid sh -c \"{IGNORES_SIGTERM}\" & {IGNORES_SIGTERM}", id="ignores-sigterm"),
+        pytest.param(f'setsid sh -c "{IGNORES_SIGTERM}" & {IGNORES_SIGTERM}', id="ignores-sigterm"),
         pytest.param(f"{HOLDS_THE_PIPE} {NEVER_ENDS}", id="holds-the-pipe"),
         pytest.param("while :; do echo more; done", id="writes-for-ever"),
         pytest.param("kill -STOP $$", id="stops-itself"),
@@ -90,7 +90,7 @@ def test_time_out_leaves_no_process(run_dir: Path, script: str) -> None:
     [
         pytest.param("echo done; sleep 300 &", id="holds-the-pipe"),
         pytest.param(f"echo done; {DOUBLE_FORK}", id="double-fork"),
-        pytest.param(f"echo done; setsid sh -c \"{IGNORES_SIGTERM}\" &", id="ignores-sigterm"),
+        pytest.param(f'echo done; setsid sh -c "{IGNORES_SIGTERM}" &', id="ignores-sigterm"),
     ],
 )
 def test_end_of_command_leaves_no_process(run_dir: Path, script: str) -> None:

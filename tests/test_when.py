@@ -292,9 +292,7 @@ def test_a_command_is_told_of_skipped_stages(box: TestBox, worker: executor.Work
 
 
 def test_a_condition_on_an_output_that_was_cut_fails_the_run(box: TestBox, worker: executor.Worker) -> None:
-    ended = run(
-        box, "{name: one, script: 'printf 123456', max_output: 3}", "{name: two, stub: {}, when: {stages.one.output: '123456'}}"
-    )
+    ended = run(box, "{name: one, script: 'printf 123456', max_output: 3}", "{name: two, stub: {}, when: {stages.one.output: '123456'}}")
 
     assert (ended["error"]["reason"], ended["error"]["stage"]) == ("lookup_failed", "two")
     assert "max_output" in ended["error"]["detail"]

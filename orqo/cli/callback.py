@@ -81,7 +81,6 @@ def _resume(arguments: argparse.Namespace) -> int:
     return 0
 
 
-
 def _test(arguments: argparse.Namespace) -> int:
     with opened() as box:
         outcome = trial.send(trial.Ground(box.config, box.database, box.key), arguments.id, now=clock.now())

@@ -81,9 +81,7 @@ def create_token() -> Response:
             name, expiry = field("name", most=200).strip(), field("expires", most=4)
             expires_at = g.now + timedelta(days=int(expiry)) if expiry in EXPIRIES and expiry else None
             scopes = request.form.getlist("scopes")
-            token_id, token = tokens.create(
-                connection, name=name, scopes=scopes, now=g.now, workflow_ids=only, expires_at=expires_at
-            )
+            token_id, token = tokens.create(connection, name=name, scopes=scopes, now=g.now, workflow_ids=only, expires_at=expires_at)
     except Problem as fault:
         return _tokens(fault=fault)
     return _tokens(made={"id": token_id, "name": name, "token": token, "starts": only[0] if only else None})

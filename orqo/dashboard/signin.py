@@ -53,9 +53,7 @@ def sign_in_by_link() -> Response:
     link = field("link", most=100)
     wanted = Credentials(field("name", most=200).strip(), field("password", most=1000))
     try:
-        token = people.sign_in_by_link(
-            site().database, link, wanted if wanted.name or wanted.password else None, agent=_agent(), now=g.now
-        )
+        token = people.sign_in_by_link(site().database, link, wanted if wanted.name or wanted.password else None, agent=_agent(), now=g.now)
     except Problem as fault:
         log.warning("step=sign-in by=link status=refused code=%d", fault.status)
         return _form(fault, link="" if isinstance(fault, Gone) else link, name=wanted.name)

@@ -1,5 +1,4 @@
-"""Runs as they are shown.
-"""
+"""Runs as they are shown."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Stop, and the sweep: what happens to a run from outside its worker.
-"""
+"""Stop, and the sweep: what happens to a run from outside its worker."""
 
 from __future__ import annotations
 

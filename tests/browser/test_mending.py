@@ -19,7 +19,7 @@ def test_a_refused_signed_request_is_understood_mended_and_replayed(page: Any, l
     page.goto(made.url + "/workflows/orders/runs")
     page.get_by_text("Ask for a signature, filter, limit").click()
     area = page.get_by_label("What store asks")
-    area.fill("webhook:\n  signature: {header: X-Signature, encoding: hexadecimal}\n  secret: \"${secrets.SHOP}\"\n")
+    area.fill('webhook:\n  signature: {header: X-Signature, encoding: hexadecimal}\n  secret: "${secrets.SHOP}"\n')
     page.get_by_role("button", name="Save what store asks").click()
     page.get_by_role("link", name="line 2").click()
     assert "hexadecimal" in area.evaluate("(area) => area.value.slice(area.selectionStart, area.selectionEnd)")
