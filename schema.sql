@@ -311,7 +311,7 @@ CREATE TABLE requests (
     replay_of BIGINT,                           -- the request that this one repeats
     webhook_id TEXT UNIQUE,                     -- of a received callback: the same event is kept once
     event TEXT,                                 -- of a received callback: what it tells
-    body BYTEA,                                 -- NULL: not read, or no longer kept (refused ones: 100 for each trigger)
+    body BYTEA,                                 -- NULL: not read, or no longer kept (refused: 100 a trigger; all: 256 MiB)
     FOREIGN KEY (trigger_id) REFERENCES triggers (id) ON DELETE SET NULL,
     CHECK (endpoint IN ('callback', 'trigger', 'hook')),
     CHECK (verdict IN ('accepted', 'duplicate', 'ignored', 'handshake', 'received', 'refused'))

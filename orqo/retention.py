@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, delete, exists, func, or_, select
+from sqlalchemy import Connection, delete, exists, func, or_, select, update
 from sqlalchemy.orm import aliased
 
 from orqo import clock
@@ -25,6 +25,8 @@ VACUUM_PAGES = 2000
 # Keys count for a day (DESIGN §1); requests are kept a week by their own rule, which only acts while requests come.
 KEYS_KEPT = timedelta(hours=24)
 REQUESTS_KEPT = timedelta(days=7)
+# Bodies of requests in all: ten thousand of a mebibyte each would fill a small disk.
+BODIES_MAX_BYTES = 256 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Limits:
 
     days: int
     runs: int
+    bodies_bytes: int = BODIES_MAX_BYTES
 
 
 def prune(database: Database, limits: Limits, runs_dir: Path, *, now: datetime) -> int:
@@ -44,11 +47,14 @@ def prune(database: Database, limits: Limits, runs_dir: Path, *, now: datetime) 
     with database.read() as connection:
         over = _over(connection, limits, now)
         stale = _stale_rows(connection, now)
-    if not over and not stale:
+        heavy = _heavy_requests(connection, limits.bodies_bytes)
+    if not over and not stale and not heavy:
         return 0
     with database.transaction() as connection:
         gone = list(connection.execute(delete(Run).where(Run.id.in_(over), *_free()).returning(Run.id)).scalars()) if over else []
         rows = _delete_stale(connection, now) if stale else 0
+        if heavy:
+            rows += connection.execute(update(Request).where(Request.id.in_(heavy)).values(body=None)).rowcount
     for run_id in gone:
         shutil.rmtree(runs_dir / str(run_id), ignore_errors=True)
     database.tidy(pages=VACUUM_PAGES)
@@ -75,6 +81,14 @@ def _stale_rows(connection: Connection, now: datetime) -> bool:
     key = exists().where(IdempotencyKey.created_at < clock.to_text(now - KEYS_KEPT))
     request = exists().where(Request.received_at < clock.to_text(now - REQUESTS_KEPT))
     return bool(connection.execute(select(or_(key, request))).scalar())
+
+
+def _heavy_requests(connection: Connection, bytes_max: int) -> list[int]:
+    """Give the oldest requests whose bodies, with those of all newer ones, are more than the bound."""
+    kept = select(Request.id, func.sum(Request.size).over(order_by=Request.id.desc()).label("total"))
+    bodies = kept.where(Request.body.is_not(None)).subquery()
+    over = select(bodies.c.id).where(bodies.c.total > bytes_max).order_by(bodies.c.id).limit(BATCH)
+    return list(connection.execute(over).scalars())
 
 
 def _delete_stale(connection: Connection, now: datetime) -> int:

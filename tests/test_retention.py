@@ -82,6 +82,16 @@ def test_keys_go_after_their_day_and_requests_after_their_week(box: TestBox, cli
     assert box.rows("SELECT id FROM requests") == []
 
 
+def test_the_oldest_bodies_go_when_all_are_more_than_their_bound(box: TestBox, client: object) -> None:
+    for size in (500, 400, 300):
+        client.post(box.hook(), json="x" * size)  # type: ignore[attr-defined]
+
+    prune_all(box, retention.Limits(days=30, runs=1000, bodies_bytes=750))
+
+    assert [row["body"] is not None for row in box.rows("SELECT body FROM requests ORDER BY id")] == [False, True, True]
+    assert [row["size"] for row in box.rows("SELECT size FROM requests ORDER BY id")] == [502, 402, 302]
+
+
 def test_an_id_that_was_deleted_is_never_given_again(box: TestBox, worker: executor.Worker) -> None:
     last = ended(box, 2)[-1]
 
