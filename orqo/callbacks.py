@@ -11,10 +11,10 @@ import secrets as random_tokens
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
-from sqlalchemy import Connection, Row, exists, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, Table, bindparam, exists, func, insert, or_, select, update
 
 from orqo import clock, jsontext, lookup
 from orqo.definition import CallbackDefinition
@@ -27,6 +27,23 @@ REMOVED = "The callback was removed while it was paused."
 FAILING_MAX = timedelta(days=5)
 NOT_PAUSED = {"paused_at": None, "pause_reason": None, "failing_since": None}
 EVENTS = ("completed", "failed", "stopped", "output", "waiting")
+Listeners = Sequence[Row[Any]]
+DELIVERIES = cast(Table, Delivery.__table__)
+CONFIGURED = (
+    select(Callback.__table__)
+    .where(
+        Callback.workflow_id == bindparam("workflow_id"),
+        or_(Callback.trigger_id.is_(None), Callback.trigger_id == bindparam("trigger_id")),
+        Callback.removed_at.is_(None),
+    )
+    .order_by(Callback.id)
+)
+NEWEST_SEQUENCE = select(func.max(Delivery.sequence)).where(Delivery.run_id == bindparam("run_id"))
+IS_EARLIER_PENDING = select(
+    exists().where(
+        Delivery.run_id == bindparam("run_id"), Delivery.channel == bindparam("channel"), Delivery.status == DeliveryStatus.PENDING
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -106,12 +123,22 @@ def _columns(callback: CallbackDefinition) -> dict[str, Any]:
     }
 
 
-def record(connection: Connection, event: Event, *, now: datetime) -> int:
+def listeners(connection: Connection, workflow_id: int, trigger_id: int | None) -> Listeners:
+    """Give the callbacks that the events of one workflow's runs go to, its own and those of the trigger that started them."""
+    return connection.execute(CONFIGURED, {"workflow_id": workflow_id, "trigger_id": trigger_id}).all()
+
+
+def is_wanted(to: Listeners, requested: Sequence[Mapping[str, Any]], event: str) -> bool:
+    """Tell whether any callback, configured or of the request, wants this event."""
+    return any(event in row.events.split() for row in to) or any(event in callback["events"] for callback in requested)
+
+
+def record(connection: Connection, event: Event, to: Listeners, *, now: datetime) -> int:
     """Write one delivery for each callback that wants this event; gives how many can be sent now.
 
     Part of the caller's transaction: the event is recorded if and only if the change that it tells is.
     """
-    targets = list(_targets(connection, event))
+    targets = list(_targets(event, to))
     if not targets:
         return 0
     sequence = _next_sequence(connection, event.run["id"])
@@ -119,16 +146,9 @@ def record(connection: Connection, event: Event, *, now: datetime) -> int:
     return sum(written)
 
 
-def wanted(connection: Connection, event: Event) -> bool:
-    """Tell whether any callback wants this event."""
-    return next(_targets(connection, event), None) is not None
-
-
-def _targets(connection: Connection, event: Event) -> Iterator[_Target]:
+def _targets(event: Event, to: Listeners) -> Iterator[_Target]:
     """Give the callbacks of the workflow, of the trigger and of the request that name this event."""
-    of_trigger = or_(Callback.trigger_id.is_(None), Callback.trigger_id == event.run["trigger_id"])
-    mine = select(Callback.__table__).where(Callback.workflow_id == event.run["workflow_id"], of_trigger, Callback.removed_at.is_(None))
-    for row in connection.execute(mine.order_by(Callback.id)):
+    for row in to:
         if event.name in row.events.split():
             yield _configured(row)
     for number, callback in enumerate(event.requested):
@@ -155,17 +175,14 @@ def _configured(row: Row[Any]) -> _Target:
 
 
 def _next_sequence(connection: Connection, run_id: int) -> int:
-    newest = select(func.max(Delivery.sequence)).where(Delivery.run_id == run_id)
-    return (connection.execute(newest).scalar() or 0) + 1
+    return (connection.execute(NEWEST_SEQUENCE, {"run_id": run_id}).scalar() or 0) + 1
 
 
 def _write(connection: Connection, event: Event, target: _Target, *, sequence: int, now: datetime) -> bool:
     """Write one delivery; tells whether it can be sent now, not after an earlier one or a pause."""
     moment = clock.to_text(now)
-    earlier = exists().where(
-        Delivery.run_id == event.run["id"], Delivery.channel == target.channel, Delivery.status == DeliveryStatus.PENDING
-    )
-    sendable = not target.paused and not connection.execute(select(earlier)).scalar()
+    same = {"run_id": event.run["id"], "channel": target.channel}
+    sendable = not target.paused and not connection.execute(IS_EARLIER_PENDING, same).scalar()
     values = {
         "webhook_id": f"msg_{random_tokens.token_urlsafe(18)}",
         "run_id": event.run["id"],
@@ -184,7 +201,7 @@ def _write(connection: Connection, event: Event, target: _Target, *, sequence: i
     except (lookup.LookupFailed, ValueError) as fault:
         _write_dead(connection, values, target, fault, moment)
         return False
-    connection.execute(insert(Delivery).values(values | rendered))
+    connection.execute(insert(DELIVERIES), values | rendered)
     return sendable
 
 

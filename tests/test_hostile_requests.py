@@ -24,7 +24,7 @@ from sqlalchemy import event
 from orqo import create_app
 from support import TestBox
 
-PARTS, REQUESTS = (10, 10_200) if os.environ.get("ORQO_TEST_FULL") else (1, 4_000)
+PARTS, REQUESTS = (10, 10_200) if os.environ.get("ORQO_TEST_FULL") else (1, 1_500)
 BATCH = 20
 GROWTH_MAX_BYTES = 50 * 2**20
 BEGINNING: dict[str, int] = {}

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
 
-from orqo import clock, jsontext, tokens
+from orqo import callbacks, clock, jsontext, tokens
 from orqo.errors import Conflict, Fault, Gone, Invalid, NotFound
 from orqo.models import RunStatus, WaitStatus
 from orqo.runs.ending import stage_rows, tell
@@ -140,5 +140,6 @@ def _progress(box: Box, connection: Connection, wait: Row[Any], given: Answer, *
         raise Gone(f"Run {wait.run_id} has ended: it is {run.status}.")
     definition = box.definitions.of(connection, run.version_id)
     stages = stage_rows(connection, run.id)
-    told = tell(box, connection, "output", run, definition, {}, output, stages, stage=wait.stage, now=now)
+    to = callbacks.listeners(connection, run.workflow_id, run.trigger_id)
+    told = tell(box, connection, "output", run, definition, {}, output, stages, to, stage=wait.stage, now=now)
     return Answered(wait.run_id, told=told)

@@ -6,23 +6,43 @@ Owns the lease and the fencing token.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, exists, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, exists, func, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
 from orqo import clock, crashpoints, facts, flow
 from orqo.definition import Definition, StageDefinition
-from orqo.models import Reason, Run, RunStatus, StageStatus
+from orqo.models import Reason, RunStatus, StageStatus
 from orqo.runs import result, waiting
 from orqo.runs.ending import end, end_without_word, stage_rows
-from orqo.runs.state import LEASE_S, RUNS, STAGES, Box, Claim, LeaseLost, Output
+from orqo.runs.state import CHANGE_HELD, LEASE_S, RUNS, STAGES, Box, Claim, LeaseLost, Output
 
 log = logging.getLogger(__name__)
 
 CLAIMS_MAX = 5
+FREE = (RUNS.c.status == RunStatus.PENDING, RUNS.c.held == 0)
+IS_ANY_FREE = select(exists().where(*FREE))
+ANY_HEAD = select(RUNS.c.id).where(*FREE).order_by(RUNS.c.claims, RUNS.c.id).limit(1).with_for_update(skip_locked=True)
+HEAD = ANY_HEAD.where(RUNS.c.claims == bindparam("with_claims"))
+TAKE = (
+    update(RUNS)
+    .where(RUNS.c.id == bindparam("wanted_id"), RUNS.c.status == RunStatus.PENDING)
+    .values(
+        status=RunStatus.RUNNING,
+        started_at=func.coalesce(RUNS.c.started_at, bindparam("now")),
+        claims=RUNS.c.claims + 1,
+        fence=RUNS.c.fence + 1,
+        lease_owner=bindparam("lease_owner"),
+        lease_boot=bindparam("lease_boot"),
+        lease_until=bindparam("lease_until"),
+    )
+    .returning(RUNS)
+)
+ENTER = insert(STAGES).returning(STAGES)
+CHANGE_STAGE = update(STAGES).where(STAGES.c.id == bindparam("stage_id")).returning(STAGES)
 
 
 def claim(box: Box, *, owner: str, now: datetime) -> Claim | None:
@@ -38,7 +58,7 @@ def claim(box: Box, *, owner: str, now: datetime) -> Claim | None:
 
 def any_pending(connection: Connection) -> bool:
     """Tell whether a run waits to be claimed."""
-    return bool(connection.execute(select(exists().where(Run.status == RunStatus.PENDING, Run.held == 0))).scalar())
+    return bool(connection.execute(IS_ANY_FREE).scalar())
 
 
 def claim_next(box: Box, connection: Connection, *, owner: str, now: datetime) -> Claim | None:
@@ -113,17 +133,11 @@ def _roots(box: Box, run: Row[Any], definition: Definition, history: Sequence[Ro
 
 def _take(box: Box, connection: Connection, owner: str, now: datetime) -> Row[Any] | None:
     reading = box.database.lease_clock(connection)
-    taken = {
-        "status": RunStatus.RUNNING,
-        "started_at": func.coalesce(RUNS.c.started_at, clock.to_text(now)),
-        "claims": RUNS.c.claims + 1,
-        "fence": RUNS.c.fence + 1,
-        "lease_owner": owner,
-        "lease_boot": reading.boot,
-        "lease_until": reading.seconds + LEASE_S,
-    }
-    pending = (RUNS.c.id == _next_pending(connection), RUNS.c.status == RunStatus.PENDING)
-    return connection.execute(update(RUNS).where(*pending).values(taken).returning(RUNS)).one_or_none()
+    run_id = _next_pending(connection)
+    if run_id is None:
+        return None
+    lease = {"lease_owner": owner, "lease_boot": reading.boot, "lease_until": reading.seconds + LEASE_S}
+    return connection.execute(TAKE, {"wanted_id": run_id, "now": clock.to_text(now), **lease}).one_or_none()
 
 
 def _next_pending(connection: Connection) -> int | None:
@@ -132,11 +146,9 @@ def _next_pending(connection: Connection) -> int | None:
     One that kills every worker must not hold up the others; one that lost a single worker keeps its place, or it would wait
     for the whole queue. The index has (claims, id): three looks at its heads, whatever the queue's length.
     """
-    free = select(RUNS.c.id).where(RUNS.c.status == RunStatus.PENDING, RUNS.c.held == 0)
-    free = free.order_by(RUNS.c.claims, RUNS.c.id).limit(1).with_for_update(skip_locked=True)
-    heads = [connection.execute(free.where(RUNS.c.claims == claims)).scalar() for claims in (0, 1)]
+    heads = [connection.execute(HEAD, {"with_claims": claims}).scalar() for claims in (0, 1)]
     trusted = [head for head in heads if head is not None]
-    return min(trusted) if trusted else connection.execute(free).scalar()
+    return min(trusted) if trusted else connection.execute(ANY_HEAD).scalar()
 
 
 def _unclaimable(run: Row[Any], stage: StageDefinition | None, current: Row[Any] | None) -> flow.RunError | None:
@@ -163,9 +175,7 @@ def _start(
 ) -> Row[Any]:
     """Write that a stage is about to be executed: committed before its effect begins. One that `goes_on` after a wait is no new attempt."""
     if current is not None:
-        attempts = STAGES.c.attempts + int(not goes_on)
-        again = update(STAGES).where(STAGES.c.id == current.id).values(status=StageStatus.RUNNING, attempts=attempts)
-        return connection.execute(again.returning(STAGES)).one()
+        return change_stage(connection, current.id, {"status": StageStatus.RUNNING, "attempts": current.attempts + int(not goes_on)})
     return enter(connection, run_id, stage, history, StageStatus.RUNNING, now)
 
 
@@ -182,7 +192,12 @@ def enter(
         "attempts": int(status == StageStatus.RUNNING),
         "started_at": clock.to_text(now),
     }
-    return connection.execute(insert(STAGES).values(values).returning(STAGES)).one()
+    return connection.execute(ENTER, values).one()
+
+
+def change_stage(connection: Connection, stage_id: int, changes: Mapping[str, Any]) -> Row[Any]:
+    """Write to one execution of a stage and give its row; the caller holds the run."""
+    return connection.execute(CHANGE_STAGE, {**changes, "stage_id": stage_id}).one()
 
 
 def skip(
@@ -191,8 +206,7 @@ def skip(
     """Write the stages that were passed over; gives the history with them."""
     for each in skipped:
         row = enter(connection, run_id, each.stage, history, StageStatus.SKIPPED, now)
-        told = update(STAGES).where(STAGES.c.id == row.id).values(finished_at=row.started_at, note=each.reason)
-        history = (*history, connection.execute(told.returning(STAGES)).one())
+        history = (*history, change_stage(connection, row.id, {"finished_at": row.started_at, "note": each.reason}))
     return history
 
 
@@ -200,8 +214,8 @@ def renew(box: Box, claim: Claim, *, elapsed_ms: int) -> bool:
     """Prolong a lease and note the time spent; tells whether somebody asked for the run to stop. LeaseLost where it is gone."""
     with box.database.transaction() as connection:
         until = box.database.lease_clock(connection).seconds + LEASE_S
-        renewed = update(RUNS).where(*claim.fence).values(lease_until=until, running_ms=claim.run.running_ms + elapsed_ms)
-        row = connection.execute(renewed.returning(RUNS.c.stop_requested_at)).one_or_none()
+        renewed = {"lease_until": until, "running_ms": claim.run.running_ms + elapsed_ms}
+        row = connection.execute(CHANGE_HELD, renewed | claim.held).one_or_none()
     if row is None:
         raise LeaseLost
     return row.stop_requested_at is not None

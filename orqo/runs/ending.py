@@ -10,13 +10,17 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, func, select, update
 
 from orqo import callbacks, clock, facts, flow
 from orqo.definition import Definition
 from orqo.models import TERMINAL, Reason, RunStatus, StageStatus, WaitStatus
 from orqo.runs import concurrency
-from orqo.runs.state import NO_LEASE, RUNS, STAGES, WAITS, Box, LeaseLost, Output
+from orqo.runs.state import IS_HELD, NO_LEASE, RUNS, STAGES, WAITS, Box, LeaseLost, Output
+
+END_HELD = update(RUNS).where(*IS_HELD)
+END = update(RUNS).where(RUNS.c.id == bindparam("alive_id"), RUNS.c.status.not_in(TERMINAL))
+HISTORY = select(STAGES).where(STAGES.c.run_id == bindparam("run_id")).order_by(STAGES.c.sequence)
 
 
 def end(
@@ -28,12 +32,30 @@ def end(
     error: flow.RunError | None,
     output: Output,
     *,
-    stages: Sequence[Row[Any]] | None = None,
     now: datetime,
 ) -> int:
-    """Write the terminal status and its deliveries; gives how many deliveries can be sent now."""
+    """Write the terminal status of a run that no worker goes on with, and its deliveries; gives how many can be sent now.
+
+    LeaseLost where the run has ended already.
+    """
+    changes = close(connection, run, flow.End(status, error), output, now=now)
+    stages = stage_rows(connection, run.id)
+    _end_open_stage(connection, run.id, status, error, now)
+    listeners = callbacks.listeners(connection, run.workflow_id, run.trigger_id)
+    return follow(box, connection, run, definition, changes, output, stages, listeners, now=now)
+
+
+def close(
+    connection: Connection, run: Row[Any], verdict: flow.End, output: Output, *, held: Mapping[str, Any] | None = None, now: datetime
+) -> dict[str, Any]:
+    """Write the terminal status and give what was written.
+
+    `held` are the parameters of `IS_HELD` and what else the worker that holds the run changes; without it the run must only
+    not have ended yet. LeaseLost otherwise.
+    """
+    error = verdict.error
     changes = NO_LEASE | {
-        "status": status,
+        "status": verdict.status,
         "finished_at": clock.to_text(now),
         "wake_at": None,
         "held": 0,
@@ -44,15 +66,29 @@ def end(
         "error_detail": error.detail if error else None,
         "error_stage": error.stage if error else None,
     }
-    alive = (RUNS.c.id == run.id, RUNS.c.status.not_in(TERMINAL))
-    if connection.execute(update(RUNS).where(*alive).values(changes)).rowcount != 1:
+    ended = connection.execute(END_HELD, {**changes, **held}) if held else connection.execute(END, {**changes, "alive_id": run.id})
+    if ended.rowcount != 1:
         raise LeaseLost
-    if stages is None:
-        stages = stage_rows(connection, run.id)
-        _end_open_stage(connection, run.id, status, error, now)
+    return changes
+
+
+def follow(
+    box: Box,
+    connection: Connection,
+    run: Row[Any],
+    definition: Definition,
+    changes: Mapping[str, Any],
+    output: Output,
+    stages: Sequence[Row[Any]],
+    listeners: callbacks.Listeners,
+    *,
+    now: datetime,
+) -> int:
+    """Do what the end of a run brings with it: waits end, the next of its concurrency key goes, callbacks are told."""
+    status, stage = changes["status"], changes["error_stage"]
     _end_waits(box, connection, run, definition, status, now=now)
     concurrency.let_go(connection, run)
-    return tell(box, connection, str(status), run, definition, changes, output, stages, stage=error.stage if error else None, now=now)
+    return tell(box, connection, str(status), run, definition, changes, output, stages, listeners, stage=stage, now=now)
 
 
 def end_without_word(connection: Connection, run: Row[Any], now: datetime) -> None:
@@ -66,8 +102,8 @@ def end_without_word(connection: Connection, run: Row[Any], now: datetime) -> No
 
 def _end_waits(box: Box, connection: Connection, run: Row[Any], definition: Definition, status: RunStatus, *, now: datetime) -> None:
     """End what waits for this run or within it: the parent goes on, and a stopped run's children are stopped."""
-    still_open = (WAITS.c.run_id == run.id, WAITS.c.status == WaitStatus.OPEN)
     if any(stage.kind in flow.WAITING_KINDS for stage in definition.stages):
+        still_open = (WAITS.c.run_id == run.id, WAITS.c.status == WaitStatus.OPEN)
         connection.execute(update(WAITS).where(*still_open).values(status=WaitStatus.CLOSED))
     if status == RunStatus.STOPPED:
         stop_unfinished(box, connection, RUNS.c.parent_id == run.id, now=now)
@@ -116,12 +152,16 @@ def tell(
     changes: Mapping[str, Any],
     output: Output,
     stages: Sequence[Row[Any]],
+    listeners: callbacks.Listeners,
     *,
     stage: str | None,
     wait: Mapping[str, Any] | None = None,
     now: datetime,
 ) -> int:
     """Record an event of a run for its callbacks; `wait` is what the event `waiting` tells besides."""
+    requested = json.loads(run.callbacks)
+    if not callbacks.is_wanted(listeners, requested, name):
+        return 0
     shown = dict(run._mapping) | dict(changes)
     error = {key: shown[f"error_{key}"] for key in ("reason", "detail", "stage")} if shown["error_reason"] else None
     told = {key: shown[key] for key in ("id", "workflow_id", "status", "trigger_id", "created_at", "started_at", "finished_at")}
@@ -137,10 +177,10 @@ def tell(
         output_kind=output.kind,
         stage=stage,
         wait=wait,
-        requested=json.loads(run.callbacks),
+        requested=requested,
     )
-    return callbacks.record(connection, event, now=now)
+    return callbacks.record(connection, event, listeners, now=now)
 
 
 def stage_rows(connection: Connection, run_id: int) -> tuple[Row[Any], ...]:
-    return tuple(connection.execute(select(STAGES).where(STAGES.c.run_id == run_id).order_by(STAGES.c.sequence)))
+    return tuple(connection.execute(HISTORY, {"run_id": run_id}))

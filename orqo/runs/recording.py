@@ -12,16 +12,15 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, case, update
+from sqlalchemy import Connection, Row
 
-from orqo import clock, crashpoints, facts, flow, jsontext
+from orqo import callbacks, clock, crashpoints, facts, flow, jsontext
 from orqo.definition import StageDefinition
 from orqo.models import Reason, RunStatus, StageStatus
 from orqo.runs import chaining, waiting
-from orqo.runs.claiming import claim_next, enter, skip
-from orqo.runs.ending import end as end_run
-from orqo.runs.ending import tell
-from orqo.runs.state import LEASE_S, NO_LEASE, RUNS, STAGES, Box, Claim, LeaseLost, Output, StageEnd
+from orqo.runs.claiming import change_stage, claim_next, enter, skip
+from orqo.runs.ending import close, follow, tell
+from orqo.runs.state import CHANGE_HELD, LEASE_S, NO_LEASE, Box, Claim, LeaseLost, Output, StageEnd
 
 
 def record(
@@ -41,17 +40,16 @@ def record(
     is None: the next claim stops it. LeaseLost where the lease is gone.
     """
     with box.database.transaction() as connection:
-        go_on = not _change(connection, claim, {"wake_at": None}) and go_on
-        ended = _record_end(box, connection, claim, end, now=now)
+        lease_until = box.database.lease_clock(connection).seconds + LEASE_S
+        changes = {"running_ms": claim.run.running_ms + elapsed_ms, "claims": 1, "lease_until": lease_until, "wake_at": None}
+        go_on = not _change(connection, claim, changes) and go_on
+        listeners = callbacks.listeners(connection, claim.run.workflow_id, claim.run.trigger_id)
+        ended = _record_end(box, connection, claim, end, listeners, now=now)
         history = skip(connection, claim.run.id, (*claim.history, ended), skipped, now)
         status = StageStatus.RUNNING if go_on else StageStatus.PENDING
         row = enter(connection, claim.run.id, following, history, status, now)
-        changes: dict[str, Any] = {"running_ms": claim.run.running_ms + elapsed_ms, "claims": 1}
-        if go_on:
-            changes["lease_until"] = box.database.lease_clock(connection).seconds + LEASE_S
-        else:
-            changes |= NO_LEASE | {"status": RunStatus.PENDING, "claims": 0}
-        _change(connection, claim, changes)
+        if not go_on:
+            _change(connection, claim, NO_LEASE | {"status": RunStatus.PENDING, "claims": 0})
         crashpoints.reach("record-before-commit")
     crashpoints.reach("result-recorded")
     return replace(claim, stage=following, stage_row=row, history=history, ended=None) if go_on else None
@@ -63,17 +61,18 @@ def record_failure(box: Box, claim: Claim, end: StageEnd, *, wait_s: float | Non
     A waiting run holds no worker: the sweep makes it pending when its time has come.
     """
     with box.database.transaction() as connection:
-        failed = _end_columns(claim, end) | {"failures": STAGES.c.failures + 1}
+        failed = _end_columns(claim, end) | {"failures": claim.stage_row.failures + 1}
         if wait_s is None:
-            failed |= {"status": StageStatus.RUNNING, "attempts": STAGES.c.attempts + 1}
+            failed |= {"status": StageStatus.RUNNING, "attempts": claim.stage_row.attempts + 1}
             changes: dict[str, Any] = {"lease_until": box.database.lease_clock(connection).seconds + LEASE_S}
         else:
             failed["status"] = StageStatus.WAITING
             # A stop that was asked for meanwhile is not to wait as long as the retry.
-            wake_at = case((RUNS.c.stop_requested_at.is_(None), clock.to_text(now + timedelta(seconds=wait_s))), else_=clock.to_text(now))
+            stop_asked = _change(connection, claim, {"wake_at": None})
+            wake_at = clock.to_text(now if stop_asked else now + timedelta(seconds=wait_s))
             changes = NO_LEASE | {"status": RunStatus.WAITING, "wake_at": wake_at, "claims": 0}
         _change(connection, claim, changes | {"running_ms": claim.run.running_ms + elapsed_ms})
-        row = connection.execute(update(STAGES).where(STAGES.c.id == claim.stage_row.id).values(failed).returning(STAGES)).one()
+        row = change_stage(connection, claim.stage_row.id, failed)
         if claim.stage.kind in flow.WAITING_KINDS:
             waiting.used(connection, claim, ended=False)
     return replace(claim, stage_row=row, ended=None) if wait_s is None else None
@@ -82,9 +81,9 @@ def record_failure(box: Box, claim: Claim, end: StageEnd, *, wait_s: float | Non
 def hand_back(box: Box, claim: Claim, *, elapsed_ms: int) -> None:
     """Give a claimed run back unharmed, its stage to be executed anew: the worker stops. LeaseLost where it is gone."""
     with box.database.transaction() as connection:
-        changes = NO_LEASE | {"status": RunStatus.PENDING, "claims": RUNS.c.claims - 1}
+        changes = NO_LEASE | {"status": RunStatus.PENDING, "claims": claim.run.claims - 1}
         _change(connection, claim, changes | {"running_ms": claim.run.running_ms + elapsed_ms})
-        connection.execute(update(STAGES).where(STAGES.c.id == claim.stage_row.id).values(status=StageStatus.PENDING))
+        change_stage(connection, claim.stage_row.id, {"status": StageStatus.PENDING})
 
 
 def finish(
@@ -103,13 +102,20 @@ def finish(
 
     Gives how many deliveries can be sent now, and the next claim. LeaseLost where the lease is gone.
     """
+    run, held = claim.run, {**claim.held, "running_ms": claim.run.running_ms + elapsed_ms}
     with box.database.transaction() as connection:
-        run = claim.run
-        _change(connection, claim, {"running_ms": run.running_ms + elapsed_ms, "wake_at": None})
-        ended = _record_end(box, connection, claim, end, stopped=verdict.status == RunStatus.STOPPED, now=now)
+        starts = verdict.starts is not None
+        if starts:
+            # Whether the other workflow can be started decides how this run ends.
+            _change(connection, claim, {"wake_at": None})
+        changes = {} if starts else close(connection, run, verdict, output, held=held, now=now)
+        listeners = callbacks.listeners(connection, run.workflow_id, run.trigger_id)
+        ended = _record_end(box, connection, claim, end, listeners, stopped=verdict.status == RunStatus.STOPPED, now=now)
         rows = skip(connection, run.id, (*claim.history, ended), skipped, now)
-        verdict = _chained(box, connection, claim, ended, verdict, now=now)
-        told = end_run(box, connection, run, claim.definition, verdict.status, verdict.error, output, stages=rows, now=now)
+        if starts:
+            verdict = _chained(box, connection, claim, ended, verdict, now=now)
+            changes = close(connection, run, verdict, output, held=held, now=now)
+        told = follow(box, connection, run, claim.definition, changes, output, rows, listeners, now=now)
         following = claim_next(box, connection, owner=next_owner, now=now) if next_owner else None
         crashpoints.reach("finish-before-commit")
     return told, following
@@ -133,8 +139,7 @@ def _change(connection: Connection, claim: Claim, changes: Mapping[str, Any]) ->
 
     Tells whether a stop was asked for.
     """
-    changed = update(RUNS).where(*claim.fence).values(changes).returning(RUNS.c.stop_requested_at)
-    row = connection.execute(changed).one_or_none()
+    row = connection.execute(CHANGE_HELD, {**changes, **claim.held}).one_or_none()
     if row is None:
         raise LeaseLost
     return row.stop_requested_at is not None
@@ -157,7 +162,16 @@ def _end_columns(claim: Claim, end: StageEnd) -> dict[str, Any]:
     }
 
 
-def _record_end(box: Box, connection: Connection, claim: Claim, end: StageEnd, *, stopped: bool = False, now: datetime) -> Row[Any]:
+def _record_end(
+    box: Box,
+    connection: Connection,
+    claim: Claim,
+    end: StageEnd,
+    listeners: callbacks.Listeners,
+    *,
+    stopped: bool = False,
+    now: datetime,
+) -> Row[Any]:
     """Write a stage's end; the caller has written to the run under the claim's fence before."""
     failed = end.error_reason is not None
     if claim.stage.kind in flow.WAITING_KINDS:
@@ -165,9 +179,10 @@ def _record_end(box: Box, connection: Connection, claim: Claim, end: StageEnd, *
     status = StageStatus.STOPPED if stopped else StageStatus.FAILED if failed else StageStatus.COMPLETED
     columns = _end_columns(claim, end) | {"status": status, "finished_at": clock.to_text(now)}
     if failed:
-        columns["failures"] = STAGES.c.failures + 1
-    row = connection.execute(update(STAGES).where(STAGES.c.id == claim.stage_row.id).values(columns).returning(STAGES)).one()
+        columns["failures"] = claim.stage_row.failures + 1
+    row = change_stage(connection, claim.stage_row.id, columns)
     if not failed and end.output is not None:
         output = Output(end.output, end.output_kind, end.truncated)
-        tell(box, connection, "output", claim.run, claim.definition, {}, output, (*claim.history, row), stage=row.name, now=now)
+        told, history = claim.definition, (*claim.history, row)
+        tell(box, connection, "output", claim.run, told, {}, output, history, listeners, stage=row.name, now=now)
     return row

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from sqlalchemy import Row, Table
+from sqlalchemy import Row, Table, bindparam, update
 
 from orqo.db import Database
 from orqo.definition import Definition, StageDefinition
@@ -21,6 +21,10 @@ NO_LEASE: dict[str, Any] = {"lease_owner": None, "lease_boot": None, "lease_unti
 RUNS = cast(Table, Run.__table__)
 STAGES = cast(Table, Stage.__table__)
 WAITS = cast(Table, Wait.__table__)
+# Statements of the hot path are built once: building one costs several times what executing it does. What an UPDATE sets
+# comes with the parameters, and these are what it is held to.
+IS_HELD = (RUNS.c.id == bindparam("held_id"), RUNS.c.fence == bindparam("held_fence"), RUNS.c.status == RunStatus.RUNNING)
+CHANGE_HELD = update(RUNS).where(*IS_HELD).returning(RUNS.c.stop_requested_at)
 
 
 class LeaseLost(Exception):
@@ -137,6 +141,11 @@ class Claim:
     stage_row: Row[Any]
     history: tuple[Row[Any], ...]
     ended: WaitEnd | None = None
+
+    @property
+    def held(self) -> dict[str, int]:
+        """The parameters of `IS_HELD`: the condition that every write under this claim carries."""
+        return {"held_id": self.run.id, "held_fence": self.run.fence}
 
     @property
     def fence(self) -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, update
 
-from orqo import clock, crashpoints, facts, jsontext, tokens
+from orqo import callbacks, clock, crashpoints, facts, jsontext, tokens
 from orqo.models import RunStatus, StageStatus, WaitStatus
 from orqo.runs.ending import stop_unfinished, tell
 from orqo.runs.state import NO_LEASE, RUNS, STAGES, WAITS, Box, Claim, LeaseLost, Output, WaitEnd
@@ -157,4 +157,5 @@ def _tell(box: Box, connection: Connection, claim: Claim, row: Row[Any], *, now:
     told = facts.wait_told(row, token_of(box, row), box.base_url)
     changes, nothing = {"status": RunStatus.WAITING}, Output(None, None)
     run, definition = claim.run, claim.definition
-    return tell(box, connection, "waiting", run, definition, changes, nothing, claim.history, stage=row.stage, wait=told, now=now)
+    to = callbacks.listeners(connection, run.workflow_id, run.trigger_id)
+    return tell(box, connection, "waiting", run, definition, changes, nothing, claim.history, to, stage=row.stage, wait=told, now=now)
