@@ -26,7 +26,7 @@ CLAIMS_MAX = 5
 FREE = (RUNS.c.status == RunStatus.PENDING, RUNS.c.held == 0)
 IS_ANY_FREE = select(exists().where(*FREE))
 ANY_HEAD = select(RUNS.c.id).where(*FREE).order_by(RUNS.c.claims, RUNS.c.id).limit(1).with_for_update(skip_locked=True)
-HEAD = ANY_HEAD.where(RUNS.c.claims == bindparam("with_claims"))
+HEADS = select(*(ANY_HEAD.where(RUNS.c.claims == claims).scalar_subquery() for claims in (0, 1)))
 TAKE = (
     update(RUNS)
     .where(RUNS.c.id == bindparam("wanted_id"), RUNS.c.status == RunStatus.PENDING)
@@ -146,8 +146,7 @@ def _next_pending(connection: Connection) -> int | None:
     One that kills every worker must not hold up the others; one that lost a single worker keeps its place, or it would wait
     for the whole queue. The index has (claims, id): three looks at its heads, whatever the queue's length.
     """
-    heads = [connection.execute(HEAD, {"with_claims": claims}).scalar() for claims in (0, 1)]
-    trusted = [head for head in heads if head is not None]
+    trusted = [head for head in connection.execute(HEADS).one() if head is not None]
     return min(trusted) if trusted else connection.execute(ANY_HEAD).scalar()
 
 
