@@ -35,6 +35,11 @@ SQLITE_CAUSES = (
     *("database is locked", "database table is locked", "disk is full", "disk I/O error", "readonly database"),
     *("unable to open database file", "out of memory", "database schema has changed"),
 )
+# SQLSTATE of what a server says that became a standby.
+READ_ONLY_SERVER = "25006"
+ADVISORY_LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
+CONNECT_TIMEOUT_S = 5
+ABANDONED_AFTER_MS = 30_000
 WEB_BUSY_TIMEOUT_MS = 2500
 WORKER_BUSY_TIMEOUT_MS = 5000
 
@@ -67,7 +72,10 @@ def engine_options(url: str) -> dict[str, Any]:
     if make_url(url).get_backend_name() == "sqlite":
         # One connection a thread and some to spare: a thread that waited for a pooled connection would wait unseen.
         return {"module": sqlite_module(), "pool_size": 64, "max_overflow": 64}
-    return {"pool_pre_ping": True, "pool_size": 16, "max_overflow": 32}
+    # What is cut off is noticed in seconds: the system's own patience with a silent peer is hours.
+    silence = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000}
+    connecting = {"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "orqo"} | silence
+    return {"pool_pre_ping": True, "pool_size": 16, "max_overflow": 32, "connect_args": connecting}
 
 
 class Database:
@@ -76,10 +84,14 @@ class Database:
     def __init__(self, engine: Engine, *, busy_timeout_ms: int = WORKER_BUSY_TIMEOUT_MS) -> None:
         self.engine = engine
         self.is_sqlite = engine.dialect.name == "sqlite"
-        self._reader = engine.execution_options(read_only=True)
+        # PostgreSQL would give each statement its own snapshot.
+        snapshot = {"read_only": True} if self.is_sqlite else {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        self._reader = engine.execution_options(**snapshot)
         self._boot = clock.boot_id()
         if self.is_sqlite:
             _install_sqlite_events(engine, busy_timeout_ms)
+        else:
+            _install_postgresql_events(engine, busy_timeout_ms)
 
     @classmethod
     def open(cls, url: str, *, busy_timeout_ms: int = WORKER_BUSY_TIMEOUT_MS) -> Database:
@@ -151,6 +163,8 @@ def unavailable_cause(fault: DBAPIError) -> str | None:
     """
     if fault.connection_invalidated:
         return "the connection was lost"
+    if getattr(fault.orig, "sqlstate", None) == READ_ONLY_SERVER:
+        return "the server takes no writes"
     if not isinstance(fault, OperationalError):
         return None
     words = str(fault.orig)
@@ -173,6 +187,21 @@ def _install_sqlite_events(engine: Engine, busy_timeout_ms: int) -> None:
     def on_begin(connection: Connection) -> None:
         read_only = connection.get_execution_options().get("read_only")
         connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+
+def _install_postgresql_events(engine: Engine, busy_timeout_ms: int) -> None:
+    @event.listens_for(engine, "connect")
+    def on_connect(connection: Any, _record: object) -> None:
+        # A process that was frozen or cut off within a transaction must not keep its rows locked for ever.
+        for setting in (f"lock_timeout = {busy_timeout_ms}", f"idle_in_transaction_session_timeout = {ABANDONED_AFTER_MS}"):
+            connection.execute(f"SET {setting}")
+        connection.commit()
+
+
+def only_one_at_a_time(connection: Connection, name: str) -> None:
+    """Let no other transaction pass here under this name until the caller's ends; SQLite has one writer anyway."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(ADVISORY_LOCK, {"name": name})
 
 
 def free_bytes(path: Path | None) -> int | None:

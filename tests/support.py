@@ -13,19 +13,22 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import requests
 from sqlalchemy import text
 
+import postgresql
 from orqo import apply, clock, db, definition, instance, runs, tokens, triggers, workflows
 from orqo.config import PROJECT_DIR, Config
 from orqo.queue import Bell
 
+sqlite_only = pytest.mark.skipif(postgresql.IS_WANTED, reason="it is about SQLite alone")
 HELLO = """
 name: hello
 stages:
@@ -125,6 +128,12 @@ class Service:
             return False
 
 
+def lease_seconds(box: TestBox) -> float:
+    """Read the clock of leases."""
+    with box.database.read() as connection:
+        return box.database.lease_clock(connection).seconds
+
+
 def free_port() -> int:
     """Give a port of loopback that nobody listens on."""
     with socket.socket() as probe:
@@ -144,10 +153,13 @@ def wait_for(condition: Callable[[], Any], *, within_s: float = 10.0, what: str 
 @contextmanager
 def fresh_settings(redis_url: str) -> Iterator[dict[str, str]]:
     """Give the environment of a fresh box, its folder where the stage user can enter: pytest's own is the tester's alone."""
-    with tempfile.TemporaryDirectory(prefix="orqo-test-") as folder:
+    with tempfile.TemporaryDirectory(prefix="orqo-test-") as folder, ExitStack() as stack:
         Path(folder).chmod(0o711)
         data = Path(folder) / "data"
-        yield {"ORQO_DATA": str(data), "REDIS_URL": redis_url, "ORQO_PORT": str(free_port()), "ORQO_WORKERS": "2"}
+        settings = {"ORQO_DATA": str(data), "REDIS_URL": redis_url, "ORQO_PORT": str(free_port()), "ORQO_WORKERS": "2"}
+        if postgresql.IS_WANTED:
+            settings["DATABASE_URL"] = stack.enter_context(postgresql.fresh_database())
+        yield settings
 
 
 @cache
@@ -166,8 +178,9 @@ def fresh_box(settings: dict[str, str]) -> Iterator[TestBox]:
     """Give a box that was just made, with the workflow hello."""
     config = Config.from_environ(settings)
     config.data.mkdir(mode=0o711, exist_ok=True)
-    (config.data / "orqo.db").touch(mode=0o600)
-    (config.data / "orqo.db").write_bytes(empty_database())
+    if config.database_path:
+        config.database_path.touch(mode=0o600)
+        config.database_path.write_bytes(empty_database())
     database = db.Database.open(config.database_url)
     key = instance.establish(database, config, now=clock.now())
     made = TestBox(config, database, key, Bell.of(config, key))

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
-from orqo import clock, crashpoints, jsontext, workflows
+from orqo import clock, crashpoints, db, jsontext, workflows
 from orqo.errors import Invalid
 from orqo.models import IdempotencyKey, Run, RunStatus, Trigger
 from orqo.runs import concurrency
@@ -25,6 +25,8 @@ def accept(connection: Connection, new: NewRun, *, now: datetime) -> Accepted:
     Raises Invalid where an Idempotency-Key comes again with another body or the input does not fit the input_schema, Busy
     where the workflow's concurrency says skip. Durable once the caller's transaction commits.
     """
+    if new.replay:
+        db.only_one_at_a_time(connection, f"{new.replay.scope} {new.replay.key}")
     known = earlier(connection, new.replay, now=now) if new.replay else None
     if known is not None:
         return Accepted(known, duplicate=True)
