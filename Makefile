@@ -12,13 +12,13 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 run: ## install what is missing, then start everything; Ctrl-C stops it (ORQO_PORT=8000, PYTHON=python3.12, … choose)
-	@sh setup.sh requirements.txt && exec $(PY) -m orqo serve
+	@sh setup.sh $(if $(filter postgresql%,$(DATABASE_URL)),requirements-postgresql.txt,requirements.txt) && exec $(PY) -m orqo serve
 
-test: $(PAYLOADS) $(AXE) $(VERIFIER) ## the test set, in less than 4 minutes (ARGS="tests/test_web.py -k drain" chooses)
-	@sh setup.sh requirements-dev.txt && exec $(PY) -m pytest -m "not full" $(SPREAD) $(ARGS)
+test: $(PAYLOADS) $(AXE) $(VERIFIER) ## the test set (ARGS="tests/test_web.py -k drain" chooses; DB=postgresql: its boxes on PostgreSQL)
+	@sh setup.sh requirements-dev.txt && exec env ORQO_TEST_DB="$(DB)" $(PY) -m pytest -m "not full" $(SPREAD) $(ARGS)
 
 test-full: $(PAYLOADS) $(AXE) $(VERIFIER) ## the long versions of the property, chaos and set-up tests too
-	@sh setup.sh requirements-dev.txt && exec env ORQO_TEST_FULL=1 $(PY) -m pytest $(ARGS)
+	@sh setup.sh requirements-dev.txt && exec env ORQO_TEST_FULL=1 ORQO_TEST_DB="$(DB)" $(PY) -m pytest $(ARGS)
 
 lint: ## ruff and mypy
 	@sh setup.sh requirements-dev.txt && $(PY) -m ruff check . && $(PY) -m ruff format --check . && exec $(PY) -m mypy

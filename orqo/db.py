@@ -5,6 +5,7 @@ Owns how a transaction begins and what a busy or full database is told as. Never
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
@@ -22,7 +23,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from orqo import clock
-from orqo.config import PROJECT_DIR
+from orqo.config import PROJECT_DIR, ConfigError
 from orqo.errors import Unavailable
 
 SCHEMA_FILE = PROJECT_DIR / "schema.sql"
@@ -68,10 +69,15 @@ def sqlite_module() -> ModuleType:
 
 
 def engine_options(url: str) -> dict[str, Any]:
-    """Give the options that an engine for this URL needs, for `create_engine` and for Flask-SQLAlchemy alike."""
+    """Give the options that an engine for this URL needs, for `create_engine` and for Flask-SQLAlchemy alike.
+
+    Raises ConfigError where the driver of PostgreSQL is not installed: it is an optional requirement.
+    """
     if make_url(url).get_backend_name() == "sqlite":
         # One connection a thread and some to spare: a thread that waited for a pooled connection would wait unseen.
         return {"module": sqlite_module(), "pool_size": 64, "max_overflow": 64}
+    if importlib.util.find_spec("psycopg") is None:
+        raise ConfigError(["DATABASE_URL names PostgreSQL, whose driver is not installed: sh setup.sh requirements-postgresql.txt"])
     # What is cut off is noticed in seconds: the system's own patience with a silent peer is hours.
     silence = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000}
     connecting = {"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "orqo"} | silence

@@ -303,3 +303,12 @@ def test_lease_seconds_never_go_back_and_name_the_boot(database: db.Database) ->
 
     assert first.boot == second.boot != ""
     assert first.seconds <= second.seconds
+
+
+def test_a_missing_driver_of_postgresql_is_told_with_what_installs_it() -> None:
+    script = "import sys; sys.modules['psycopg'] = None; from orqo import db; db.Database.open('postgresql+psycopg://u@h/d')"
+
+    ended = subprocess.run([sys.executable, "-c", script], cwd=PROJECT_DIR, capture_output=True, text=True)
+
+    assert ended.returncode == 1
+    assert "sh setup.sh requirements-postgresql.txt" in ended.stderr.splitlines()[-1]
