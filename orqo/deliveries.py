@@ -101,7 +101,8 @@ def claim_some(
         return []
     reading = database.lease_clock(connection)
     due = _due(database, connection, _full_hosts(in_flight, per_host, slow), now)
-    chosen = _chosen(connection.execute(due.limit(limit * 4)).all(), limit, per_host, in_flight, slow)
+    due = due.limit(limit * 4).with_for_update(skip_locked=True)
+    chosen = _chosen(connection.execute(due).all(), limit, per_host, in_flight, slow)
     if chosen:
         lease = {"lease_owner": owner, "lease_boot": reading.boot, "lease_until": reading.seconds + LEASE_S}
         connection.execute(update(Delivery).where(Delivery.id.in_([row.id for row in chosen])).values(lease))
@@ -132,7 +133,7 @@ def _due(database: Database, connection: Connection, full: Collection[str], now:
     reading = database.lease_clock(connection)
     free = or_(Delivery.lease_owner.is_(None), Delivery.lease_boot != reading.boot, Delivery.lease_until <= reading.seconds)
     due = and_(Delivery.status == DeliveryStatus.PENDING, Delivery.next_attempt_at <= clock.to_text(now))
-    query = select(COLUMNS).where(due, free).order_by(Delivery.next_attempt_at, Delivery.id).with_for_update(skip_locked=True)
+    query = select(COLUMNS).where(due, free).order_by(Delivery.next_attempt_at, Delivery.id)
     if GUARDED in full:
         query = query.where(Delivery.guarded == 0)
     return query.where(not_(Delivery.host.in_(sorted(full)))) if full else query

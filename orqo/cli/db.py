@@ -1,4 +1,4 @@
-"""`db init | upgrade | backup | restore | prune`: what is done to the database as a whole."""
+"""`db init | upgrade | backup | restore | prune | copy`: what is done to the database as a whole."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import argparse
 import os
 from pathlib import Path
 
-from orqo import backup, clock, db, instance, retention, serve
+from orqo import backup, clock, copying, db, instance, retention, serve
 from orqo.cli import output
-from orqo.cli.arguments import verb, verbs
+from orqo.cli.arguments import Refused, verb, verbs
 from orqo.cli.opening import opened
 from orqo.config import Config
 from orqo.db import Database
+
+KEY_HINT = "instance.key in ORQO_DATA goes to every machine"
 
 
 def add(parser: argparse.ArgumentParser, _word: str) -> None:
@@ -24,6 +26,10 @@ def add(parser: argparse.ArgumentParser, _word: str) -> None:
     restoring = verb(commands, "restore", _restore, "Put a backup into an empty data folder; the service must not run")
     restoring.add_argument("file", metavar="FILE", type=Path, help="what `db backup` wrote")
     verb(commands, "prune", _prune, "Delete now what ORQO_KEEP_DAYS and ORQO_KEEP_RUNS say is kept no longer")
+
+    moving = verb(commands, "copy", _copy, "Copy a box's data from SQLite to an empty PostgreSQL database and compare every row")
+    moving.add_argument("source", metavar="SQLITE_URL", help="sqlite:////path/to/orqo.db (four slashes: the path is absolute)")
+    moving.add_argument("target", metavar="POSTGRESQL_URL", help="postgresql://user@host/name, or - : what DATABASE_URL says")
 
 
 def _init(arguments: argparse.Namespace) -> int:
@@ -102,4 +108,19 @@ def _prune(arguments: argparse.Namespace) -> int:
         output.as_json({"rows": rows, "folders": folders})
     else:
         output.say(f"{rows} rows and {folders} run folders were deleted.")
+    return 0
+
+
+def _copy(arguments: argparse.Namespace) -> int:
+    # A password in a command line is visible to every user of the machine.
+    target = Config.from_environ().database_url if arguments.target == "-" else arguments.target
+    tables: dict[str, int] = {}
+    try:
+        rows = copying.copy(arguments.source, target, say=tables.__setitem__)
+    except copying.CannotCopy as fault:
+        raise Refused(f"orqo: {fault} Nothing was kept in the target.") from fault
+    if arguments.json:
+        output.as_json({"rows": rows, "tables": tables})
+    else:
+        output.say(f"{rows} rows of {len(tables)} tables are copied and were compared one by one. Keep the instance key: {KEY_HINT}.")
     return 0
