@@ -384,7 +384,7 @@ def resume(connection: Connection, callback_id: int, *, now: datetime) -> None:
 
 
 def requested(url: str, events: Sequence[str] = ("completed", "failed", "stopped")) -> dict[str, Any]:
-    """Give the entry of `runs.callbacks` for a `callback_url` of a request."""
+    """Give the entry of `runs.callbacks` for one callback of a request."""
     return {"url": url, "events": list(events)}
 
 

@@ -76,6 +76,24 @@ def test_extension_fields_do_not_change_the_answer(web: Service, token: str) -> 
     assert (run["metadata"], run["workflow_id"]) == ({"ref": 1}, 1)
 
 
+def test_a_request_names_several_callbacks_and_their_events(web: Service, token: str) -> None:
+    wanted = {
+        "workflow_id": 1,
+        "callback_url": "https://example.com/end",
+        "callbacks": [{"url": "https://example.com/each", "events": ["output", "waiting"]}, {"url": "https://example.com/${input.x}"}],
+    }
+
+    answer = post(web, token, wanted)
+
+    kept = web.box.rows("SELECT callbacks FROM runs WHERE id = :id", id=answer.json["workflow_run_id"])[0]["callbacks"]
+    ends = ["completed", "failed", "stopped"]
+    assert [(one["url"].rpartition("/")[2], one["events"]) for one in json.loads(kept)] == [
+        ("end", ends),
+        ("each", ["output", "waiting"]),
+        ("${input.x}", ends),
+    ]
+
+
 @pytest.mark.parametrize(
     "content_type", [JSON, "application/json; charset=utf-8", "APPLICATION/JSON", "application/vnd.x+json", "text/json"]
 )
@@ -244,6 +262,13 @@ INVALID: dict[str, tuple[Any, str]] = {
     "callback_url bad port": ({"workflow_id": 1, "callback_url": "http://a:99999/"}, "/callback_url"),
     "callback_url bad ip": ({"workflow_id": 1, "callback_url": "http://[::1/"}, "/callback_url"),
     "callback_url newline": ({"workflow_id": 1, "callback_url": "http://a/\nx"}, "/callback_url"),
+    "callbacks no list": ({"workflow_id": 1, "callbacks": {}}, "/callbacks"),
+    "callbacks too many": ({"workflow_id": 1, "callbacks": [{"url": "https://a.example/"}] * 11}, "/callbacks"),
+    "callbacks without url": ({"workflow_id": 1, "callbacks": [{"events": ["output"]}]}, "/callbacks/0/url"),
+    "callbacks ftp": ({"workflow_id": 1, "callbacks": [{"url": "https://a.example/"}, {"url": "ftp://a.example/"}]}, "/callbacks/1/url"),
+    "callbacks event": ({"workflow_id": 1, "callbacks": [{"url": "https://a.example/", "events": ["ended"]}]}, "/callbacks/0/events/0"),
+    "callbacks no event": ({"workflow_id": 1, "callbacks": [{"url": "https://a.example/", "events": []}]}, "/callbacks/0/events"),
+    "callbacks own body": ({"workflow_id": 1, "callbacks": [{"url": "https://a.example/", "json": {}}]}, "/callbacks/0/json"),
     "other name": ({"workflow_id": 1, "workflow": "other"}, "/workflow"),
     "name in capitals": ({"workflow": "HELLO"}, "/workflow"),
 }
@@ -476,7 +501,7 @@ def test_strictly_there_is_no_extension_in_the_answer(strict: tuple[TestBox, Any
         assert set(answer.headers.keys()) <= {"Content-Type", "Content-Length", "Date", "Server", "Cache-Control"}
 
 
-@pytest.mark.parametrize("field", ["metadata", "callback_url", "workflow"])
+@pytest.mark.parametrize("field", ["metadata", "callback_url", "callbacks", "workflow"])
 def test_strictly_extension_fields_are_refused_by_name(strict: tuple[TestBox, Any], field: str) -> None:
     box, client = strict
     headers = {"Authorization": f"Bearer {box.token('trigger')}"}

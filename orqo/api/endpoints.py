@@ -107,15 +107,15 @@ def _startable(connection: Connection, wanted: dict[str, Any], holder: Holder, *
 
 
 def _requested(wanted: dict[str, Any]) -> list[dict[str, Any]]:
-    """Give the request's own callback; Invalid where its URL or the metadata cannot be used."""
+    """Give the request's own callbacks; Invalid where a URL or the metadata cannot be used."""
     if len(jsontext.dump(wanted.get("metadata", {})).encode()) > METADATA_MAX_BYTES:
         raise Invalid("metadata is too large.", errors=[Fault("/metadata", f"must have at most {METADATA_MAX_BYTES} bytes as JSON")])
-    url = wanted.get("callback_url")
-    if url is None:
-        return []
-    if not _is_http_url(url):
-        raise Invalid("callback_url cannot be used.", errors=[Fault("/callback_url", "must be an http or https URL with a host")])
-    return [callbacks.requested(url)]
+    told = [("/callback_url", {"url": wanted["callback_url"]})] if "callback_url" in wanted else []
+    told += [(f"/callbacks/{number}/url", each) for number, each in enumerate(wanted.get("callbacks", ()))]
+    faults = [Fault(pointer, "must be an http or https URL with a host") for pointer, each in told if not _is_http_url(each["url"])]
+    if faults:
+        raise Invalid(f"{faults[0].pointer[1:]} cannot be used.", errors=faults)
+    return [callbacks.requested(**each) for _, each in told]
 
 
 def _is_http_url(url: str) -> bool:
