@@ -27,8 +27,8 @@ contract: ## hold ORQO's contract against any base URL (URL=http://… TOKEN=orq
 	@sh setup.sh requirements-dev.txt && exec env CONTRACT_URL="$(URL)" CONTRACT_TOKEN="$(TOKEN)" CONTRACT_WORKFLOW="$(WORKFLOW)" \
 	CONTRACT_HOOK="$(HOOK)" $(PY) -m pytest -v tests/contract/contract.py $(ARGS)
 
-bench: ## one measurement: ARGS=pages, ARGS=deliveries or ARGS=validation
-	@sh setup.sh requirements-dev.txt && exec $(PY) -m bench $(ARGS)
+bench: ## the figures of bench/RESULTS.md, some minutes; ARGS="accept --rounds 5", ARGS=pages, … takes one measurement
+	@sh setup.sh requirements-bench.txt && exec $(PY) -m bench $(ARGS)
 
 chaos: ## kill and freeze everything under load, then check what was promised (RUNS=1000 SEED=7)
 	@sh setup.sh requirements-dev.txt && exec env PYTHONPATH=tests RUNS="$(RUNS)" SEED="$(SEED)" $(PY) -m chaos
