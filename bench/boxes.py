@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orqo import apply, clock, db, definition, instance, tokens, valkey
+from orqo import apply, clock, db, definition, instance, serve, tokens, valkey
 from orqo.config import PROJECT_DIR, Config
 
 STUB = "name: stub\nstages: [{name: one, stub: {}}]\n"
@@ -92,6 +92,8 @@ def wait_until(condition: Any, *, what: str, within_s: float = START_TIMEOUT_S, 
 def ours(*, workers: int = 0, workflow: str = STUB, web: bool = True, **settings: str) -> Iterator[Running]:
     """Run our service as `make run` has it, with one workflow; without workers only its web process."""
     with tempfile.TemporaryDirectory(prefix="orqo-bench-") as folder, valkey.running(Path(folder)) as redis_url:
+        # The stage user passes through.
+        Path(folder).chmod(0o711)
         port = _free_port()
         given = {"ORQO_DATA": f"{folder}/data", "REDIS_URL": redis_url, "ORQO_PORT": str(port), "ORQO_WORKERS": str(workers or 1)}
         env = given | settings
@@ -110,6 +112,7 @@ def ours(*, workers: int = 0, workflow: str = STUB, web: bool = True, **settings
 
 
 def _prepared(config: Config, workflow: str) -> dict[str, Any]:
+    serve.make_data_folder(config.data)
     database = db.Database.open(config.database_url)
     db.initialise(database)
     key = instance.establish(database, config, now=clock.now())
