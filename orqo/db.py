@@ -41,6 +41,7 @@ READ_ONLY_SERVER = "25006"
 ADVISORY_LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
 CONNECT_TIMEOUT_S = 5
 ABANDONED_AFTER_MS = 30_000
+DAMAGES = ("file is not a database", "database disk image is malformed")
 WEB_BUSY_TIMEOUT_MS = 2500
 WORKER_BUSY_TIMEOUT_MS = 5000
 
@@ -159,7 +160,14 @@ def _told() -> Iterator[None]:
         cause = unavailable_cause(fault)
         if cause is None:
             raise
-        raise Unavailable(f"The database cannot be written or read now ({cause}). Try again.") from fault
+        raise Unavailable(told_unavailable(cause)) from fault
+
+
+def told_unavailable(cause: str) -> str:
+    """Say what a cause means to whoever is answered: to try again, or that a person has to mend the file."""
+    if cause in DAMAGES:
+        return f"The database file is damaged ({cause}). Stop the service and restore a backup: db restore FILE (docs/reliability.md)."
+    return f"The database cannot be written or read now ({cause}). Try again."
 
 
 def unavailable_cause(fault: DBAPIError) -> str | None:
@@ -171,9 +179,10 @@ def unavailable_cause(fault: DBAPIError) -> str | None:
         return "the connection was lost"
     if getattr(fault.orig, "sqlstate", None) == READ_ONLY_SERVER:
         return "the server takes no writes"
-    if not isinstance(fault, OperationalError):
-        return None
     words = str(fault.orig)
+    damage = next((damage for damage in DAMAGES if damage in words), None)
+    if damage or not isinstance(fault, OperationalError):
+        return damage
     if "sqlite" not in type(fault.orig).__module__:
         return "the server said no"
     return next((cause for cause in SQLITE_CAUSES if cause in words), None)

@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Callable
 
 from flask import Flask, Response, make_response, render_template_string, request
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
 
 from orqo import db, errors, jsontext
@@ -28,7 +28,7 @@ def install(app: Flask, *, page: Callable[[errors.Problem], str] | None = None) 
     render = page or (lambda problem: render_template_string(PAGE, problem=problem))
     app.register_error_handler(errors.Problem, lambda problem: answer(problem, render))
     app.register_error_handler(HTTPException, lambda fault: answer(_of_http(fault), render, fault))
-    app.register_error_handler(OperationalError, lambda fault: answer(_of_database(fault), render))
+    app.register_error_handler(DBAPIError, lambda fault: answer(_of_database(fault), render))
     app.register_error_handler(Exception, lambda fault: answer(_of_bug(fault), render))
 
 
@@ -59,11 +59,12 @@ def _of_http(fault: HTTPException) -> errors.Problem:
     return _of_bug(fault)
 
 
-def _of_database(fault: OperationalError) -> errors.Problem:
-    if db.unavailable_cause(fault) is None:
+def _of_database(fault: DBAPIError) -> errors.Problem:
+    cause = db.unavailable_cause(fault)
+    if cause is None:
         return _of_bug(fault)
     log.warning("step=database status=unavailable error=%s", type(fault.orig).__name__)
-    return errors.Unavailable("The database cannot be read or written now. Try again.")
+    return errors.Unavailable(db.told_unavailable(cause))
 
 
 def _of_bug(fault: Exception) -> errors.Problem:

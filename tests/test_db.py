@@ -312,3 +312,19 @@ def test_a_missing_driver_of_postgresql_is_told_with_what_installs_it() -> None:
 
     assert ended.returncode == 1
     assert "sh setup.sh requirements-postgresql.txt" in ended.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("damage", ["another file", "pages lost"])
+def test_a_damaged_file_is_told_as_one_and_how_to_mend_it(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "orqo.db"
+    made = opened(path)
+    db.initialise(made)
+    made.close()
+    whole = path.read_bytes()
+    path.write_bytes(b"these are my notes, " * 2000 if damage == "another file" else whole[:4096] + b"\xff" * (len(whole) - 4096))
+    found = opened(path)
+
+    with pytest.raises(Unavailable, match=r"The database file is damaged .* db restore FILE"), found.read() as connection:
+        connection.execute(text("SELECT * FROM runs"))
+
+    found.close()

@@ -174,8 +174,11 @@ def _integrity(database: Database) -> Finding:
     told = f"version {db.SCHEMA_VERSION}"
     if not database.is_sqlite:
         return Finding("database", OK, told)
-    with database.read() as connection:
-        faults = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA quick_check(5)")]
+    try:
+        with database.read() as connection:
+            faults = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA quick_check(5)")]
+    except Problem as fault:
+        return Finding("database", FAIL, str(fault))
     if faults == ["ok"]:
         return Finding("database", OK, f"{told}, {db.sqlite_path(database)} is sound")
     return Finding("database", FAIL, f"{db.sqlite_path(database)} is damaged: stop the service and restore a backup ({faults[0]})")
