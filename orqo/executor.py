@@ -44,7 +44,7 @@ def work() -> None:
     claim = _first(worker)
     while claim is not None:
         # A run that waits, or that somebody else has now, leaves its worker free for the others.
-        claim = _drive(worker, claim, until=until) or (_first(worker) if time.monotonic() < until else None)
+        claim = drive(worker, claim, until=until) or (_first(worker) if time.monotonic() < until else None)
     if not worker.stopping.is_set() and time.monotonic() >= until:
         worker.bell.wake_workers()
 
@@ -62,8 +62,11 @@ def _first(worker: Worker) -> runs.Claim | None:
     return claim
 
 
-def _drive(worker: Worker, claim: runs.Claim, *, until: float) -> runs.Claim | None:
-    """Execute a claimed run as far as it goes; gives the next run's claim where there is one and time for it."""
+def drive(worker: Worker, claim: runs.Claim, *, until: float) -> runs.Claim | None:
+    """Execute a claimed run as far as it goes; gives the next run's claim where there is one and time for it.
+
+    `until` is a value of `time.monotonic()`, after which no other run is claimed.
+    """
     held = Held(claim, time.monotonic())
     worker.held = held
     try:
@@ -145,6 +148,9 @@ def _execute(worker: Worker, held: Held) -> tuple[stages.Completed | stages.Fail
         models=stages.ModelServer(worker.config.llm_base_url, worker.config.llm_api_key),
     )
     crashpoints.reach("stage-started")
+    if not held.is_leased:
+        # This process stood still: whoever has the run now may have begun the stage.
+        runs.renew(worker.box, claim, elapsed_ms=held.elapsed_ms)
     result = stages.execute(context)
     crashpoints.reach("effect-done")
     if isinstance(result, stages.Wait | stages.Child):

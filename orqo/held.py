@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from orqo import flow, outbound, runs
+from orqo import clock, flow, outbound, runs
 from orqo.config import Config
 from orqo.queue import Bell
 from orqo.secretstore import SecretStore
@@ -41,6 +41,12 @@ class Held:
     since: float
     must_end: str | None = None
     stop_seen_at: float | None = None
+    renewed_until: float = 0.0
+
+    @property
+    def is_leased(self) -> bool:
+        """Tell whether nobody can have taken the run over; a worker that was frozen does not know."""
+        return clock.boot_seconds() < max(self.claim.leased_until, self.renewed_until)
 
     @property
     def elapsed_ms(self) -> int:

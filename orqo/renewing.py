@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 
-from orqo import runs
+from orqo import clock, runs
 from orqo.errors import Unavailable
 from orqo.held import Held, Worker
 
@@ -36,9 +36,11 @@ def _renew_for_ever(worker: Worker) -> None:
 
 
 def _renew(worker: Worker, held: Held) -> None:
+    renewed_until = clock.boot_seconds() + runs.LEASE_S
     try:
         if runs.renew(worker.box, held.claim, elapsed_ms=held.elapsed_ms):
             held.must_end = held.must_end or "stopped"
+        held.renewed_until = renewed_until
     except runs.LeaseLost:
         # The stage may have ended this moment, and the claim with it: only the claim still held is lost.
         if worker.held is held:

@@ -411,6 +411,30 @@ def test_a_command_whose_lease_is_lost_is_killed_and_nothing_is_recorded(box: Te
     assert box.run(run_id)["stages"][0]["status"] == "running"
 
 
+def test_a_worker_that_stood_still_begins_no_stage_of_a_run_that_it_lost(box: TestBox, worker: executor.Worker) -> None:
+    apply(box, "{name: one, script: 'touch begun'}")
+    run_id = box.accept("work")
+    claim = runs.claim(box.box, owner="me", now=clock.now())
+    assert claim is not None
+    with box.database.transaction() as connection:
+        connection.execute(text("UPDATE runs SET fence = fence + 1, lease_owner = 'another'"))
+
+    executor.drive(worker, dataclasses.replace(claim, leased_until=clock.boot_seconds()), until=0.0)
+
+    assert not (box.config.data / "runs" / str(run_id) / "begun").exists()
+    assert box.rows("SELECT status, lease_owner FROM runs")[0] == {"status": "running", "lease_owner": "another"}
+
+
+def test_a_worker_that_stood_still_and_kept_its_run_goes_on(box: TestBox, worker: executor.Worker) -> None:
+    run_id = box.accept()
+    claim = runs.claim(box.box, owner="me", now=clock.now())
+    assert claim is not None
+
+    executor.drive(worker, dataclasses.replace(claim, leased_until=clock.boot_seconds()), until=0.0)
+
+    assert box.run(run_id)["status"] == "completed"
+
+
 def test_work_without_its_parts_says_so(worker: executor.Worker) -> None:
     executor.prepare(None)  # type: ignore[arg-type]
 

@@ -63,9 +63,10 @@ def any_pending(connection: Connection) -> bool:
 
 def claim_next(box: Box, connection: Connection, *, owner: str, now: datetime) -> Claim | None:
     """Do what `claim` does within the caller's transaction."""
+    leased_until = clock.boot_seconds() + LEASE_S
     while (run := _take(box, connection, owner, now)) is not None:
         try:
-            claim = _claimed(box, connection, run, now)
+            claim = _claimed(box, connection, run, leased_until, now)
         except (LeaseLost, DBAPIError):
             raise
         except Exception:
@@ -78,7 +79,7 @@ def claim_next(box: Box, connection: Connection, *, owner: str, now: datetime) -
     return None
 
 
-def _claimed(box: Box, connection: Connection, run: Row[Any], now: datetime) -> Claim | None:
+def _claimed(box: Box, connection: Connection, run: Row[Any], leased_until: float, now: datetime) -> Claim | None:
     """Start the stage that a run just taken goes on with; None where the run ended instead."""
     definition = box.definitions.of(connection, run.version_id)
     # The first claim finds nothing: no stage was ever started, unless it goes on from where another run was.
@@ -102,7 +103,7 @@ def _claimed(box: Box, connection: Connection, run: Row[Any], now: datetime) -> 
     waited = current is not None and stage.kind in flow.WAITING_KINDS
     ended = waiting.ended(box, connection, current.id, now=now) if waited and current else None
     row = _start(connection, run.id, stage, current, history, now, goes_on=ended is not None)
-    return Claim(run, definition, stage, row, history[:-1] if current else history, ended)
+    return Claim(run, definition, stage, row, history[:-1] if current else history, leased_until, ended)
 
 
 def _first(

@@ -39,6 +39,7 @@ def record(
     Without `go_on`, and where a stop was asked for, the run is handed back instead, the next stage pending, and the answer
     is None: the next claim stops it. LeaseLost where the lease is gone.
     """
+    leased_until = clock.boot_seconds() + LEASE_S
     with box.database.transaction() as connection:
         lease_until = box.database.lease_clock(connection).seconds + LEASE_S
         changes = {"running_ms": claim.run.running_ms + elapsed_ms, "claims": 1, "lease_until": lease_until, "wake_at": None}
@@ -52,7 +53,9 @@ def record(
             _change(connection, claim, NO_LEASE | {"status": RunStatus.PENDING, "claims": 0})
         crashpoints.reach("record-before-commit")
     crashpoints.reach("result-recorded")
-    return replace(claim, stage=following, stage_row=row, history=history, ended=None) if go_on else None
+    if not go_on:
+        return None
+    return replace(claim, stage=following, stage_row=row, history=history, leased_until=leased_until, ended=None)
 
 
 def record_failure(box: Box, claim: Claim, end: StageEnd, *, wait_s: float | None, elapsed_ms: int, now: datetime) -> Claim | None:
@@ -60,6 +63,7 @@ def record_failure(box: Box, claim: Claim, end: StageEnd, *, wait_s: float | Non
 
     A waiting run holds no worker: the sweep makes it pending when its time has come.
     """
+    leased_until = clock.boot_seconds() + LEASE_S
     with box.database.transaction() as connection:
         failed = _end_columns(claim, end) | {"failures": claim.stage_row.failures + 1}
         if wait_s is None:
@@ -75,7 +79,7 @@ def record_failure(box: Box, claim: Claim, end: StageEnd, *, wait_s: float | Non
         row = change_stage(connection, claim.stage_row.id, failed)
         if claim.stage.kind in flow.WAITING_KINDS:
             waiting.used(connection, claim, ended=False)
-    return replace(claim, stage_row=row, ended=None) if wait_s is None else None
+    return replace(claim, stage_row=row, leased_until=leased_until, ended=None) if wait_s is None else None
 
 
 def hand_back(box: Box, claim: Claim, *, elapsed_ms: int) -> None:

@@ -132,7 +132,8 @@ class Box:
 class Claim:
     """What a worker holds: a running run, its definition, the stage execution to work on and those before it.
 
-    `ended` is what ended the stage's wait, where it has waited.
+    `ended` is what ended the stage's wait, where it has waited. Until `leased_until`, by this machine's own boot clock and
+    whatever clock the database has, nobody else can have taken the run over.
     """
 
     run: Row[Any]
@@ -140,6 +141,7 @@ class Claim:
     stage: StageDefinition
     stage_row: Row[Any]
     history: tuple[Row[Any], ...]
+    leased_until: float
     ended: WaitEnd | None = None
 
     @property
