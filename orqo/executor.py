@@ -100,7 +100,7 @@ def _stages(worker: Worker, held: Held, *, until: float) -> runs.Claim | None:
     while True:
         claim = held.claim
         if worker.stopping.is_set():
-            runs.hand_back(worker.box, claim, elapsed_ms=held.elapsed_ms)
+            runs.hand_back(worker.box, claim, began=False, elapsed_ms=held.elapsed_ms)
             log.info("step=hand-back run=%s stage=%s", claim.run.id, claim.stage.name)
             return None
         began = time.monotonic()

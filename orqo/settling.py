@@ -103,7 +103,7 @@ def _record_cancelled(worker: Worker, held: Held, end: runs.StageEnd) -> None:
     if why == "lease_lost":
         raise runs.LeaseLost
     if why == "shutdown" and flow.repeatable(claim.stage):
-        runs.hand_back(worker.box, claim, elapsed_ms=held.elapsed_ms)
+        runs.hand_back(worker.box, claim, began=True, elapsed_ms=held.elapsed_ms)
         return
     interrupted = flow.End(RunStatus.FAILED, flow.interrupted(claim.stage.name))
     verdict = interrupted if why == "shutdown" else flow.End(RunStatus.STOPPED)

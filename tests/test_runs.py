@@ -336,7 +336,7 @@ def test_the_time_under_each_lease_adds_up(box: TestBox) -> None:
     run_id = workflow(box)
     held = claimed(box)
     runs.renew(box.box, held, elapsed_ms=40)
-    runs.hand_back(box.box, held, elapsed_ms=70)
+    runs.hand_back(box.box, held, began=True, elapsed_ms=70)
 
     runs.renew(box.box, claimed(box), elapsed_ms=30)
 
@@ -350,7 +350,7 @@ WRITES: dict[str, Callable[[TestBox, runs.Claim], Any]] = {
     "record and hand back": lambda box, held: record(box, held, go_on=False),
     "record_failure at once": lambda box, held: fail(box, held, wait_s=None),
     "record_failure later": lambda box, held: fail(box, held),
-    "hand_back": lambda box, held: runs.hand_back(box.box, held, elapsed_ms=100),
+    "hand_back": lambda box, held: runs.hand_back(box.box, held, began=True, elapsed_ms=100),
     "finish": lambda box, held: finish(box, held, next_owner="w1"),
     "finish failed": lambda box, held: finish(box, held, verdict=FAILED),
     "renew": lambda box, held: runs.renew(box.box, held, elapsed_ms=100),
@@ -444,7 +444,7 @@ def test_a_command_that_had_not_begun_is_executed_after_a_crash(box: TestBox, ho
     workflow(box, "command")
     held = claimed(box)
     if how == "handed back":
-        runs.hand_back(box.box, held, elapsed_ms=0)
+        runs.hand_back(box.box, held, began=True, elapsed_ms=0)
     elif how == "waiting for a retry":
         fail(box, held, wait_s=1)
         sweep(box, now=NOW + timedelta(seconds=1))
@@ -480,10 +480,18 @@ def test_claims_count_for_one_stage_only(box: TestBox) -> None:
     assert box.run(run_id)["status"] == "completed"
 
 
+def test_a_stage_that_was_handed_back_before_it_began_made_no_attempt(box: TestBox) -> None:
+    run_id = workflow(box)
+    runs.hand_back(box.box, claimed(box), began=False, elapsed_ms=0)
+
+    assert [stage["attempts"] for stage in box.run(run_id)["stages"]] == [0]
+    assert claimed(box).stage_row.attempts == 1
+
+
 def test_handing_back_does_not_count_as_a_lost_worker(box: TestBox) -> None:
     workflow(box)
     for _ in range(runs.CLAIMS_MAX * 2):
-        runs.hand_back(box.box, claimed(box), elapsed_ms=0)
+        runs.hand_back(box.box, claimed(box), began=True, elapsed_ms=0)
 
     assert claimed(box).run.claims == 1
 
@@ -533,7 +541,7 @@ def test_a_running_run_is_stopped_by_its_worker(box: TestBox) -> None:
 
 GOING_ON: dict[str, Callable[[TestBox, runs.Claim], Any]] = {
     "the next stage": lambda box, held: record(box, held),
-    "handed back": lambda box, held: runs.hand_back(box.box, held, elapsed_ms=0),
+    "handed back": lambda box, held: runs.hand_back(box.box, held, began=True, elapsed_ms=0),
     "a retry later": lambda box, held: fail(box, held, wait_s=300),
     "the worker died": lambda box, held: lose(box),
 }

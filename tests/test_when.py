@@ -322,7 +322,7 @@ def test_skipped_stages_are_kept_when_the_run_is_handed_back(box: TestBox, worke
     worker.stopping.set()
     claim = runs.claim(box.box, owner="o", now=clock.now())
     assert claim is not None
-    runs.hand_back(box.box, claim, elapsed_ms=0)
+    runs.hand_back(box.box, claim, began=True, elapsed_ms=0)
 
     again = runs.claim(box.box, owner="o", now=clock.now())
 

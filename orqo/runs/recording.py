@@ -82,12 +82,17 @@ def record_failure(box: Box, claim: Claim, end: StageEnd, *, wait_s: float | Non
     return replace(claim, stage_row=row, leased_until=leased_until, ended=None) if wait_s is None else None
 
 
-def hand_back(box: Box, claim: Claim, *, elapsed_ms: int) -> None:
-    """Give a claimed run back unharmed, its stage to be executed anew: the worker stops. LeaseLost where it is gone."""
+def hand_back(box: Box, claim: Claim, *, began: bool, elapsed_ms: int) -> None:
+    """Give a claimed run back unharmed, its stage to be executed anew: the worker stops. LeaseLost where it is gone.
+
+    A stage that never `began` has made no attempt, though the claim counted one.
+    """
     with box.database.transaction() as connection:
         changes = NO_LEASE | {"status": RunStatus.PENDING, "claims": claim.run.claims - 1}
         _change(connection, claim, changes | {"running_ms": claim.run.running_ms + elapsed_ms})
-        change_stage(connection, claim.stage_row.id, {"status": StageStatus.PENDING})
+        # One that goes on after its wait was counted when it began to wait.
+        attempts = claim.stage_row.attempts - int(not began and claim.ended is None)
+        change_stage(connection, claim.stage_row.id, {"status": StageStatus.PENDING, "attempts": attempts})
 
 
 def finish(
