@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 from sqlalchemy import Connection, Row
 from sqlalchemy.exc import DBAPIError
 
-from orqo import clock, crashpoints, deliveries, retention, runs, schedules
+from orqo import clock, clockstep, crashpoints, deliveries, retention, runs, schedules
 from orqo.errors import Unavailable
 from orqo.folder import Folder
 from orqo.models import DeliveryStatus
@@ -64,6 +64,9 @@ class Dispatcher:
     unrecorded: list[Sent] = field(default_factory=list)
     # Hosts whose last attempt ran out of time, each until when it gets one attempt at a time.
     slow: dict[str, float] = field(default_factory=dict)
+    wall_clock: clockstep.WallClock = field(default_factory=clockstep.WallClock)
+    # By how much the clock was set and nothing was shifted yet.
+    clock_set: timedelta = timedelta()
 
 
 def loop(dispatcher: Dispatcher) -> None:
@@ -72,6 +75,7 @@ def loop(dispatcher: Dispatcher) -> None:
     next_sweep, next_look, next_prune, busy = 0.0, 0.0, time.monotonic() + PRUNE_FIRST_S, False
     with ThreadPoolExecutor(IN_FLIGHT_MAX, thread_name_prefix="deliver") as pool:
         while not dispatcher.stopping.is_set():
+            _guarded(lambda: follow_clock(dispatcher))
             if time.monotonic() >= next_sweep:
                 _guarded(lambda: sweep(dispatcher))
                 _guarded(lambda: fire_schedules(dispatcher))
@@ -84,11 +88,25 @@ def loop(dispatcher: Dispatcher) -> None:
                 more = _guarded(lambda: prune(dispatcher))
                 next_prune = time.monotonic() + (PRUNE_PAUSE_S if more else PRUNE_EVERY_S)
             _gather(dispatcher, 0.0 if busy else max(0.0, next_sweep - time.monotonic()))
+            # The clock may have been set while nothing came in.
+            _guarded(lambda: follow_clock(dispatcher))
             busy = _guarded(lambda: deliver_due(dispatcher, pool))
         while dispatcher.in_flight:
             _gather(dispatcher, DRAIN_LOOK_S)
             if dispatcher.unrecorded:
                 _guarded(lambda: _record(dispatcher))
+
+
+def follow_clock(dispatcher: Dispatcher) -> bool:
+    """Where the wall clock was set, shift what is planned before anything that seems due is done; tells whether it was."""
+    dispatcher.clock_set += dispatcher.wall_clock.stepped() or timedelta()
+    if not dispatcher.clock_set or not dispatcher.box.database.is_sqlite:
+        return False
+    with dispatcher.box.database.transaction() as connection:
+        shifted = clockstep.follow(connection, dispatcher.clock_set, now=clock.now())
+    log.warning("step=clock status=set by_s=%.1f planned_shifted=%d", dispatcher.clock_set.total_seconds(), shifted)
+    dispatcher.clock_set = timedelta()
+    return True
 
 
 def fire_schedules(dispatcher: Dispatcher) -> bool:
