@@ -107,6 +107,15 @@ def _database_url(text: str) -> str:
     return _url("sqlite", "postgresql", "postgresql+psycopg")(text)
 
 
+def _redis_url(text: str) -> str:
+    scheme, _, rest = text.partition("://")
+    if text and scheme not in ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel"):
+        raise ValueError("write a URL that starts with redis://, rediss://, unix:// or redis+sentinel://")
+    if scheme.endswith("+sentinel") and not re.fullmatch(r"[^/?]+/[^/?]+(/[0-9]+)?(\?.*)?", rest):
+        raise ValueError("write redis+sentinel://host:port,host:port/NAME, NAME as the Sentinels call the server")
+    return text
+
+
 SETTINGS: dict[str, Setting] = {
     "host": Setting("ORQO_HOST", _text, "127.0.0.1", "address to listen on"),
     "port": Setting("ORQO_PORT", _integer(1, 65535), "8000", "port to listen on"),
@@ -116,7 +125,7 @@ SETTINGS: dict[str, Setting] = {
     "threads": Setting("ORQO_THREADS", _integer(1, 256), "8", "threads of the web server"),
     "body_max_bytes": Setting("ORQO_BODY_MAX_BYTES", size_bytes, "1048576", "largest request body; larger is answered 413"),
     "database_url": Setting("DATABASE_URL", _database_url, "", "the database; default: a SQLite file in ORQO_DATA", secret=True),
-    "redis_url": Setting("REDIS_URL", _url("redis", "rediss", "unix"), "", "a Redis or Valkey server; default: our own", secret=True),
+    "redis_url": Setting("REDIS_URL", _redis_url, "", "a Redis or Valkey server; default: our own", secret=True),
     "key": Setting("ORQO_KEY", _text, "", "the instance key, base64 of 32 bytes; default: made at the first start", secret=True),
     "api_token": Setting("ORQO_API_TOKEN", _text, "", "an API token that shall exist with scope admin", secret=True),
     "callback_retries_s": Setting("ORQO_CALLBACK_RETRIES", _durations_s, DEFAULT_CALLBACK_RETRIES, "pauses between attempts"),

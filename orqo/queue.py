@@ -1,4 +1,4 @@
-"""Redis and RQ: waking workers, telling the dispatcher, and the worker class. The only module that imports either.
+"""Redis and RQ: waking workers, telling the dispatcher, and the worker class. Beside redisurl the only module that imports either.
 
 Owns what lies in Redis, none of which matters: the database is the truth, and losing all of Redis costs seconds. Redis
 being down is an answer here, never an exception.
@@ -23,6 +23,7 @@ from rq import Queue, SimpleWorker
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
+from orqo import redisurl
 from orqo.config import Config
 from orqo.secretstore import key_check
 
@@ -63,7 +64,7 @@ class WakeUp(Job):
 
 def quick_client(url: str) -> Redis:
     """Make a client that gives up after 0.25 s: the defaults block for 4 s and more when Redis is gone."""
-    return Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)
+    return redisurl.client(url, retry=Retry(NoBackoff(), 0), socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)
 
 
 def redis_url(config: Config) -> str:
@@ -238,7 +239,7 @@ class Worker(SimpleWorker):
         super().__init__(
             [bell.queue_name],
             name=name,
-            connection=Redis.from_url(bell.url),
+            connection=redisurl.client(bell.url),
             job_class=WakeUp,
             serializer=JSONSerializer,
             worker_ttl=WORKER_TTL_S,

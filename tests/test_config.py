@@ -54,6 +54,11 @@ def test_a_base_url_loses_its_last_slash() -> None:
     assert Config.from_environ({"ORQO_BASE_URL": "https://orqo.example/"}).base_url == "https://orqo.example"
 
 
+@pytest.mark.parametrize("url", ["redis+sentinel://a:1,b:2", "redis+sentinel:///main", "redis+sentinel://a/main/x"])
+def test_a_sentinel_url_wants_hosts_and_a_name(url: str) -> None:
+    assert "NAME" in faults(REDIS_URL=url)[0]
+
+
 def test_all_faults_are_told_at_once_each_with_its_name() -> None:
     told = faults(ORQO_PORT="http", ORQO_WORKERS="0", ORQO_STRICT="yes", REDIS_URL="http://x", ORQO_STOP_TIMEOUT="10")
 
