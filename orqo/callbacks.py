@@ -264,7 +264,9 @@ def _host(segments: list[Any]) -> str:
     start = segments[0]
     if "/" in start.partition("://")[2] or len(segments) == 1:
         parts = urlsplit(start)
-        return f"{parts.hostname or ''}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+        # No host has such a character, and PostgreSQL's text cannot hold it; sending says what is wrong with the URL.
+        name = (parts.hostname or "").replace("\0", "\N{REPLACEMENT CHARACTER}")
+        return f"{name}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
     return f"secrets.{segments[1]['secret']}"
 
 

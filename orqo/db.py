@@ -39,6 +39,12 @@ SQLITE_CAUSES = (
 # SQLSTATE of what a server says that became a standby.
 READ_ONLY_SERVER = "25006"
 ADVISORY_LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
+NUMBER_BEHIND = text(
+    "SELECT setval(counter, :taken) FROM CAST(pg_get_serial_sequence(:table, 'id') AS regclass) AS counter"
+    " WHERE :taken > coalesce(pg_sequence_last_value(counter), 0)"
+)
+# A server or a role may be set to answer before it has written; what a 201 promises is not theirs to change.
+DURABLE = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 CONNECT_TIMEOUT_S = 5
 ABANDONED_AFTER_MS = 30_000
 DAMAGES = ("file is not a database", "database disk image is malformed")
@@ -210,6 +216,7 @@ def _install_postgresql_events(engine: Engine, busy_timeout_ms: int) -> None:
         # A process that was frozen or cut off within a transaction must not keep its rows locked for ever.
         for setting in (f"lock_timeout = {busy_timeout_ms}", f"idle_in_transaction_session_timeout = {ABANDONED_AFTER_MS}"):
             connection.execute(f"SET {setting}")
+        connection.execute(DURABLE)
         connection.commit()
 
 
@@ -217,6 +224,12 @@ def only_one_at_a_time(connection: Connection, name: str) -> None:
     """Let no other transaction pass here under this name until the caller's ends; SQLite has one writer anyway."""
     if connection.dialect.name == "postgresql":
         connection.execute(ADVISORY_LOCK, {"name": name})
+
+
+def number_behind(connection: Connection, table: str, taken: int) -> None:
+    """Let the rows that are numbered from now on come behind an id that was given by hand; SQLite does so by itself."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(NUMBER_BEHIND, {"table": table, "taken": taken})
 
 
 def free_bytes(path: Path | None) -> int | None:
@@ -261,6 +274,7 @@ def initialise(database: Database) -> bool:
             connection.exec_driver_sql("PRAGMA auto_vacuum=INCREMENTAL")
             connection.exec_driver_sql("VACUUM")
             connection.exec_driver_sql("BEGIN IMMEDIATE")
+        only_one_at_a_time(connection, SCHEMA_FILE.name)
         if inspect(connection).has_table("schema_version"):
             return False
         _run_script(connection, SCHEMA_FILE.read_text(encoding="utf-8"))
@@ -276,12 +290,20 @@ def upgrade(database: Database) -> list[int]:
         raise SchemaMismatch("There is no database yet. Make it with: .venv/bin/python -m orqo db init")
     for path in sorted(MIGRATIONS_DIR.glob("[0-9]*.sql")):
         version = int(path.name.split("_")[0])
-        if version > current:
-            with database.transaction() as connection:
-                _run_script(connection, path.read_text(encoding="utf-8"))
-                connection.execute(text("UPDATE schema_version SET version = :version"), {"version": version})
+        if version > current and _migrate(database, path, version):
             done.append(version)
     return done
+
+
+def _migrate(database: Database, path: Path, version: int) -> bool:
+    """Run one migration in one transaction, unless another process was first; tells whether it did."""
+    with database.transaction() as connection:
+        only_one_at_a_time(connection, SCHEMA_FILE.name)
+        if connection.execute(text("SELECT version FROM schema_version")).scalar_one() >= version:
+            return False
+        _run_script(connection, path.read_text(encoding="utf-8"))
+        connection.execute(text("UPDATE schema_version SET version = :version"), {"version": version})
+    return True
 
 
 def _run_script(connection: Connection, script: str) -> None:

@@ -10,6 +10,9 @@ from enum import StrEnum
 from sqlalchemy import BigInteger, Double, ForeignKey, Integer, LargeBinary, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+# SQLite numbers rows by itself only where the column's type is spelled INTEGER; its integers have 64 bits anyway.
+IDENTITY = BigInteger().with_variant(Integer(), "sqlite")
+
 
 class RunStatus(StrEnum):
     """Where a run stands (DESIGN §2); the last three are terminal."""
@@ -90,7 +93,7 @@ class Workflow(Base):
     """A named definition."""
 
     __tablename__ = "workflows"
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    id: Mapped[int] = mapped_column(IDENTITY, primary_key=True)
     name: Mapped[str] = mapped_column(Text, unique=True)
     version_id: Mapped[int | None] = mapped_column(BigInteger)
     enabled: Mapped[int] = mapped_column(Integer)
@@ -104,7 +107,7 @@ class WorkflowVersion(Base):
     """One text of a workflow; never changed."""
 
     __tablename__ = "workflow_versions"
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    id: Mapped[int] = mapped_column(IDENTITY, primary_key=True)
     workflow_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("workflows.id"))
     number: Mapped[int] = mapped_column(Integer)
     source: Mapped[str] = mapped_column(Text)
@@ -127,7 +130,7 @@ class Trigger(Base):
     """What starts a workflow from outside: a webhook or a schedule."""
 
     __tablename__ = "triggers"
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    id: Mapped[int] = mapped_column(IDENTITY, primary_key=True)
     workflow_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("workflows.id"))
     name: Mapped[str] = mapped_column(Text)
     kind: Mapped[str] = mapped_column(Text)
@@ -147,7 +150,7 @@ class ApiToken(Base):
     """Who may call the API."""
 
     __tablename__ = "api_tokens"
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    id: Mapped[int] = mapped_column(IDENTITY, primary_key=True)
     name: Mapped[str] = mapped_column(Text)
     token_hash: Mapped[str] = mapped_column(Text, unique=True)
     scopes: Mapped[str] = mapped_column(Text)
@@ -162,7 +165,7 @@ class Run(Base):
     """One execution of a workflow; only runs.py writes it."""
 
     __tablename__ = "runs"
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    id: Mapped[int] = mapped_column(IDENTITY, primary_key=True)
     workflow_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("workflows.id"))
     version_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("workflow_versions.id"))
     status: Mapped[str] = mapped_column(Text)
@@ -207,7 +210,7 @@ class Stage(Base):
     """One execution of a stage within a run."""
 
     __tablename__ = "stages"
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    id: Mapped[int] = mapped_column(IDENTITY, primary_key=True)
     run_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("runs.id", ondelete="CASCADE"))
     sequence: Mapped[int] = mapped_column(Integer)
     name: Mapped[str] = mapped_column(Text)
@@ -245,7 +248,7 @@ class Wait(Base):
     """What a waiting stage waits for."""
 
     __tablename__ = "waits"
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    id: Mapped[int] = mapped_column(IDENTITY, primary_key=True)
     run_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("runs.id", ondelete="CASCADE"))
     stage_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("stages.id", ondelete="CASCADE"))
     stage: Mapped[str] = mapped_column(Text)
@@ -268,7 +271,7 @@ class Callback(Base):
     """A configured destination and its events."""
 
     __tablename__ = "callbacks"
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    id: Mapped[int] = mapped_column(IDENTITY, primary_key=True)
     workflow_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("workflows.id"))
     trigger_id: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("triggers.id", ondelete="CASCADE"))
     url: Mapped[str] = mapped_column(Text)
@@ -289,7 +292,7 @@ class Delivery(Base):
     """One event for one callback: a row of the outbox."""
 
     __tablename__ = "deliveries"
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    id: Mapped[int] = mapped_column(IDENTITY, primary_key=True)
     webhook_id: Mapped[str] = mapped_column(Text, unique=True)
     run_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("runs.id", ondelete="CASCADE"))
     callback_id: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("callbacks.id", ondelete="SET NULL"))
@@ -317,7 +320,7 @@ class Attempt(Base):
     """One POST of a delivery."""
 
     __tablename__ = "attempts"
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    id: Mapped[int] = mapped_column(IDENTITY, primary_key=True)
     delivery_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("deliveries.id", ondelete="CASCADE"))
     number: Mapped[int] = mapped_column(Integer)
     started_at: Mapped[str] = mapped_column(Text)
@@ -343,7 +346,7 @@ class Request(Base):
     """One call that an endpoint received."""
 
     __tablename__ = "requests"
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    id: Mapped[int] = mapped_column(IDENTITY, primary_key=True)
     endpoint: Mapped[str] = mapped_column(Text)
     received_at: Mapped[str] = mapped_column(Text)
     trigger_id: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("triggers.id", ondelete="SET NULL"))
@@ -380,7 +383,7 @@ class Person(Base):
     """Who signs in to the dashboard."""
 
     __tablename__ = "people"
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    id: Mapped[int] = mapped_column(IDENTITY, primary_key=True)
     name: Mapped[str] = mapped_column(Text, unique=True)
     password_hash: Mapped[str] = mapped_column(Text)
     created_at: Mapped[str] = mapped_column(Text)
@@ -390,7 +393,7 @@ class Session(Base):
     """One browser that is signed in."""
 
     __tablename__ = "sessions"
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    id: Mapped[int] = mapped_column(IDENTITY, primary_key=True)
     token_hash: Mapped[str] = mapped_column(Text, unique=True)
     person_id: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("people.id", ondelete="CASCADE"))
     agent: Mapped[str] = mapped_column(Text)
@@ -403,7 +406,7 @@ class LoginLink(Base):
     """A link that signs one browser in, once."""
 
     __tablename__ = "login_links"
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    id: Mapped[int] = mapped_column(IDENTITY, primary_key=True)
     token_hash: Mapped[str] = mapped_column(Text, unique=True)
     created_at: Mapped[str] = mapped_column(Text)
     expires_at: Mapped[str] = mapped_column(Text)
@@ -413,6 +416,6 @@ class SignInFailure(Base):
     """One sign-in by password that did not succeed."""
 
     __tablename__ = "sign_in_failures"
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    id: Mapped[int] = mapped_column(IDENTITY, primary_key=True)
     name_hash: Mapped[str] = mapped_column(Text)
     failed_at: Mapped[str] = mapped_column(Text)

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Engine, Row, insert, select, update
 
-from orqo import clock, inputschema, jsontext
+from orqo import clock, db, inputschema, jsontext
 from orqo.definition import Definition
 from orqo.errors import Conflict, Fault, Invalid, NotFound
 from orqo.lookup import Json
@@ -82,6 +82,7 @@ def _insert(connection: Connection, definition: Definition, now: datetime) -> in
     values = {"name": definition.name, "enabled": 1, "created_at": moment, "updated_at": moment}
     if definition.id is not None:
         values["id"] = definition.id
+        db.number_behind(connection, Workflow.__tablename__, definition.id)
     return connection.execute(insert(Workflow).values(values).returning(Workflow.id)).scalar_one()
 
 

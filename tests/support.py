@@ -21,14 +21,17 @@ from typing import Any
 
 import pytest
 import requests
-from sqlalchemy import text
+from sqlalchemy import inspect, text
 
 import postgresql
 from orqo import apply, clock, db, definition, instance, runs, tokens, triggers, workflows
 from orqo.config import PROJECT_DIR, Config
+from orqo.models import Base
 from orqo.queue import Bell
 
 sqlite_only = pytest.mark.skipif(postgresql.IS_WANTED, reason="it is about SQLite alone")
+REFUSE_ON_SQLITE = "SELECT RAISE(ABORT, 'planted')"
+REFUSE_ON_POSTGRESQL = "RAISE integrity_constraint_violation"
 HELLO = """
 name: hello
 stages:
@@ -89,6 +92,12 @@ class TestBox:
         with self.database.read() as connection:
             return list(connection.execute(text(query), parameters).mappings())
 
+    def dump(self) -> str:
+        """Give all that the database holds, for what must not be in it."""
+        with self.database.read() as connection:
+            tables = [connection.execute(text(f"SELECT * FROM {name}")) for name in inspect(connection).get_table_names()]
+            return "\n".join(repr(tuple(row)) for table in tables for row in table)
+
 
 @dataclass
 class Service:
@@ -126,6 +135,26 @@ class Service:
             return requests.get(self.url + path, timeout=2).status_code == 200
         except requests.ConnectionError:
             return False
+
+
+def plant(box: TestBox, change: str, sql: str | None = None) -> None:
+    """Let the database do a statement after each such change (`INSERT ON runs`); without one it refuses the change."""
+    with box.database.transaction() as connection:
+        if box.database.is_sqlite:
+            connection.exec_driver_sql(f"CREATE TRIGGER planted AFTER {change} BEGIN {sql or REFUSE_ON_SQLITE}; END")
+            return
+        body = f"BEGIN {sql or REFUSE_ON_POSTGRESQL}; RETURN NULL; END"
+        connection.exec_driver_sql(f"CREATE FUNCTION planted() RETURNS trigger LANGUAGE plpgsql AS $${body}$$")
+        connection.exec_driver_sql(f"CREATE TRIGGER planted AFTER {change} FOR EACH ROW EXECUTE FUNCTION planted()")
+
+
+@contextmanager
+def locked(box: TestBox) -> Iterator[None]:
+    """Keep all others from writing; they may read."""
+    with box.database.transaction() as connection:
+        if not box.database.is_sqlite:
+            connection.execute(text(f"LOCK TABLE {', '.join(Base.metadata.tables)} IN EXCLUSIVE MODE"))
+        yield
 
 
 def lease_seconds(box: TestBox) -> float:

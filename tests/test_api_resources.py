@@ -9,11 +9,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import insert, text
 from werkzeug.test import TestResponse
 
 import described
 from inbox import inbox
 from orqo import catalog, clock, executor
+from orqo.models import Run
 from support import TestBox
 
 OTHER = """
@@ -227,7 +229,7 @@ def test_the_first_run_since_a_time_is_found_without_reading_all(box: TestBox) -
     with box.database.transaction() as connection:
         for number in range(1, 21):
             moment = clock.to_text(begin + timedelta(minutes=number))
-            connection.exec_driver_sql("UPDATE runs SET created_at = ? WHERE id = ?", (moment, number))
+            connection.execute(text("UPDATE runs SET created_at = :at WHERE id = :id"), {"at": moment, "id": number})
 
     with box.database.read() as connection:
         firsts = [catalog.first_since(connection, begin + timedelta(minutes=minutes)) for minutes in (0, 1, 7, 20, 21)]
@@ -240,11 +242,9 @@ def test_a_metadata_filter_looks_at_so_many_runs_and_goes_on_with_the_next_page(
 ) -> None:
     first = box.accept(metadata={"pr": "1"})
     with box.database.transaction() as connection:
-        copy = "INSERT INTO runs SELECT NULL, {} FROM runs, generate WHERE runs.id = ?"
-        names = [name for name in connection.exec_driver_sql("SELECT * FROM runs").keys() if name != "id"]  # noqa: SIM118
-        columns = ", ".join("'{}'" if name == "metadata" else name for name in names)
-        numbers = f"WITH RECURSIVE generate(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM generate WHERE n < {catalog.EXAMINED_MAX})"
-        connection.exec_driver_sql(f"{numbers} {copy.format(columns)}", (first,))
+        others = dict(connection.execute(text("SELECT * FROM runs")).mappings().one()) | {"metadata": "{}"}
+        del others["id"]
+        connection.execute(insert(Run), [others] * catalog.EXAMINED_MAX)
 
     empty = ask("GET", "/runs?metadata[pr]=1")
     path = next_page(empty)

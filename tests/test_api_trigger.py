@@ -14,7 +14,7 @@ import requests
 
 from http_api import Answer, check_problem, raw, request, runs_of
 from orqo import clock, tokens, workflows
-from support import Service, TestBox
+from support import Service, TestBox, locked, sqlite_only
 
 PATH = "/api/v1/trigger"
 JSON = "application/json"
@@ -456,7 +456,7 @@ def test_twenty_clients_with_one_key_at_once_get_one_run(web: Service, token: st
 def test_a_database_that_is_locked_too_long_is_503(web: Service, token: str) -> None:
     path = web.box.hook()
     calls = [lambda: post(web, token, {"workflow_id": 1}), lambda: raw(web, request("POST", path, b"{}", Content_Type=JSON))]
-    with web.box.database.transaction(), ThreadPoolExecutor(2) as pool:
+    with locked(web.box), ThreadPoolExecutor(2) as pool:
         answers = [each.result() for each in [pool.submit(call) for call in calls]]
 
     for answer in answers:
@@ -465,6 +465,7 @@ def test_a_database_that_is_locked_too_long_is_503(web: Service, token: str) -> 
     assert post(web, token, {"workflow_id": 999}).status == 404
 
 
+@sqlite_only
 def test_a_disk_below_its_watermark_is_503(settings: dict[str, str], request: pytest.FixtureRequest) -> None:
     settings["ORQO_DISK_FREE_MIN"] = "999999GiB"
     box: TestBox = request.getfixturevalue("box")

@@ -19,7 +19,9 @@ from orqo.config import PROJECT_DIR, Config
 from orqo.processes import CannotStart
 from orqo.queue import Bell
 from orqo.secretstore import SecretStore
-from support import TestBox, wait_for
+from support import TestBox, sqlite_only, wait_for
+
+pytestmark = sqlite_only
 
 
 def cli(settings: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:

@@ -7,13 +7,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from orqo import callbacks, flow, runs
 from orqo.errors import Conflict, NotFound
 from orqo.models import RunStatus
-from support import TestBox
+from support import TestBox, plant
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 DONE = runs.StageEnd(output=b'{"n":1}', output_kind="json", exit_code=0)
@@ -70,8 +69,7 @@ def test_the_end_of_a_run_and_its_delivery_are_one_commit(box: TestBox) -> None:
 @pytest.mark.parametrize(("table", "change"), [("deliveries", "INSERT"), ("runs", "UPDATE OF finished_at")], ids=["delivery", "run"])
 def test_neither_is_written_without_the_other(box: TestBox, table: str, change: str) -> None:
     apply(box, f"{{url: '{URL}'}}")
-    with box.database.transaction() as connection:
-        connection.exec_driver_sql(f"CREATE TRIGGER broken AFTER {change} ON {table} BEGIN SELECT RAISE(ABORT, 'broken'); END")
+    plant(box, f"{change} ON {table}")
 
     with pytest.raises(IntegrityError):
         end(box)
@@ -259,12 +257,6 @@ def test_a_host_that_a_request_made_unusable_is_the_deliverys_fault_alone(box: T
 
 
 # ── secrets ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def dump(box: TestBox) -> str:
-    with box.database.read() as connection:
-        tables = [name for (name,) in connection.execute(text("SELECT name FROM sqlite_master WHERE type = 'table'"))]
-        return "\n".join(repr(tuple(row)) for table in tables for row in connection.execute(text(f"SELECT * FROM {table}")))
 
 
 def test_secrets_are_stored_by_name_only(box: TestBox, settings: dict[str, str]) -> None:

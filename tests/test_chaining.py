@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -16,7 +15,7 @@ from sqlalchemy import text
 from orqo import apply, clock, db, definition, executor, instance, runs
 from orqo.config import Config
 from orqo.queue import Bell
-from support import Service, TestBox, free_port, wait_for
+from support import Service, TestBox, fresh_settings, wait_for
 
 CHILD = "name: child\nstages:\n  - {name: work, stub: {output: {said: '${input.text}'}}}\n"
 
@@ -245,9 +244,8 @@ def test_a_chain_of_real_processes_goes_through_quickly(service: Service) -> Non
 @pytest.fixture
 def other_box(settings: dict[str, str], redis_url: str, tmp_path: Path) -> Iterator[Service]:
     """A second box with its own database, key, web and worker; it may call back to loopback."""
-    with tempfile.TemporaryDirectory(prefix="orqo-test-") as folder:
-        Path(folder).chmod(0o711)
-        env = {**settings, "ORQO_DATA": str(Path(folder) / "data"), "ORQO_PORT": str(free_port()), "ORQO_ALLOWED_NETWORKS": "127.0.0.0/8"}
+    with fresh_settings(redis_url) as own:
+        env = {**settings, **own, "ORQO_ALLOWED_NETWORKS": "127.0.0.0/8"}
         config = Config.from_environ(env)
         config.data.mkdir(mode=0o711)
         database = db.Database.open(config.database_url)

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import BigInteger, Double, Integer, LargeBinary, Text, inspect, text
+from sqlalchemy import inspect, text
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import OperationalError
 
 from orqo import db
@@ -54,8 +55,8 @@ def count(database: db.Database) -> int:
 
 def spelled(column_type: Any) -> str:
     """Give the word of schema.sql for a type of the models."""
-    words = {Text: "TEXT", BigInteger: "BIGINT", Integer: "INTEGER", LargeBinary: "BYTEA", Double: "DOUBLE PRECISION"}
-    return words[type(column_type)]
+    word = column_type.compile(sqlite.dialect())
+    return {"BLOB": "BYTEA", "DOUBLE": "DOUBLE PRECISION"}.get(word, word)
 
 
 def test_models_and_schema_name_the_same_tables(database: db.Database) -> None:

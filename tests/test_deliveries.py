@@ -23,7 +23,7 @@ from orqo.config import Config
 from orqo.errors import Conflict, NotFound
 from orqo.models import RunStatus
 from orqo.secretstore import SecretStore
-from support import TestBox, free_port, wait_for
+from support import TestBox, free_port, plant, wait_for
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 SCHEDULE_S = (5.0, 300.0)
@@ -614,8 +614,7 @@ def test_what_nobody_told_of_is_found_by_looking(box: TestBox, running: dispatch
 
 def test_the_loop_survives_a_delivery_that_is_no_delivery(box: TestBox, running: dispatcher.Dispatcher, receiver: Inbox) -> None:
     apply(box, f"{{url: '{receiver.url()}'}}")
-    with box.database.transaction() as connection:
-        connection.execute(text("CREATE TRIGGER broken AFTER INSERT ON deliveries BEGIN UPDATE deliveries SET url = '[' WHERE id = 1; END"))
+    plant(box, "INSERT ON deliveries", "UPDATE deliveries SET url = '[' WHERE id = 1")
     end(box)
     end(box)
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import requests
 
-from support import Service, wait_for
+from support import Service, sqlite_only, wait_for
 
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed (.ci/run installs it)")
 
 
+@sqlite_only
 @needs_strace
 def test_the_log_is_synced_between_the_request_and_the_201(web: Service, tmp_path: Path) -> None:
     hook, trace = web.url + web.box.hook(), tmp_path / "trace"

@@ -44,12 +44,6 @@ def after(seconds: float, action: Any) -> None:
     threading.Timer(seconds, action).start()
 
 
-def dump(box: TestBox) -> str:
-    with box.database.read() as connection:
-        tables = [name for (name,) in connection.execute(text("SELECT name FROM sqlite_master WHERE type = 'table'"))]
-        return "\n".join(repr(tuple(row)) for table in tables for row in connection.execute(text(f"SELECT * FROM {table}")))
-
-
 @pytest.fixture
 def secret(worker: executor.Worker) -> executor.Worker:
     """A worker that knows two secrets."""
@@ -155,7 +149,7 @@ def test_secrets_are_masked_in_output_stderr_and_error(box: TestBox, secret: exe
     stage = ended["stages"][0]
     assert (stage["output"], stage["stderr"]) == ("out ***", "err ***\n")
     assert ended["error"]["detail"].endswith("err ***")
-    assert TOKEN not in dump(box)
+    assert TOKEN not in box.dump()
 
 
 @pytest.mark.parametrize(
@@ -191,7 +185,7 @@ def test_secrets_are_masked_in_what_a_server_answered(box: TestBox, secret: exec
 
         assert receiver.arrived[0].headers["x-pin"] == PIN
     assert ended["output"] == "it is ***"
-    assert PIN not in dump(box)
+    assert PIN not in box.dump()
 
 
 def test_a_secret_in_binary_output_is_masked(box: TestBox, secret: executor.Worker) -> None:

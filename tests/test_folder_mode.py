@@ -214,7 +214,8 @@ def test_a_folder_that_is_not_there_takes_nothing_away(files: Path, watched: Fol
 
 def cli(box: TestBox, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a command as an operator does: without the service's ORQO_WORKFLOWS."""
-    env = {"PATH": os.environ["PATH"], "ORQO_DATA": str(box.config.data), "REDIS_URL": box.config.redis_url}
+    box_itself = {"ORQO_DATA": str(box.config.data), "DATABASE_URL": box.config.database_url, "REDIS_URL": box.config.redis_url}
+    env = {"PATH": os.environ["PATH"], **box_itself}
     return subprocess.run([sys.executable, "-m", "orqo", *arguments], env=env, cwd=PROJECT_DIR, capture_output=True, text=True, check=False)
 
 

@@ -187,8 +187,11 @@ def test_no_request_is_answered_500_and_none_leaves_memory_behind(box: TestBox, 
 def quick(app: Any) -> None:
     """Let this application's database not wait for the disk."""
 
-    @event.listens_for(app.extensions["orqo"].database.engine, "connect")
-    def on_connect(connection: Any, _record: object) -> None:
-        connection.execute("PRAGMA synchronous=OFF")
+    database = app.extensions["orqo"].database
 
-    app.extensions["orqo"].database.engine.dispose()
+    @event.listens_for(database.engine, "connect")
+    def on_connect(connection: Any, _record: object) -> None:
+        connection.execute("PRAGMA synchronous=OFF" if database.is_sqlite else "SET synchronous_commit = off")
+        connection.commit()
+
+    database.engine.dispose()

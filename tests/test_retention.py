@@ -7,10 +7,11 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from inbox import inbox
 from orqo import clock, executor, retention
-from support import TestBox
+from support import TestBox, sqlite_only
 
 TURNS = 50 if os.environ.get("ORQO_TEST_FULL") else 12
 KEPT = 40
@@ -109,6 +110,7 @@ def test_folders_without_a_run_are_found(box: TestBox) -> None:
     assert [path.name for path in (box.config.data / "runs").iterdir()] == [str(kept)]
 
 
+@sqlite_only
 @pytest.mark.parametrize("size", [6000])
 def test_turning_over_many_times_the_limit_leaves_files_near_their_live_data(size: int, box: TestBox, worker: executor.Worker) -> None:
     box.apply("name: large\nstages: [{name: one, stub: {output: '${input}'}}]\n")
@@ -133,8 +135,8 @@ def test_a_child_stays_while_its_parent_goes_on(box: TestBox, worker: executor.W
     parent, child = box.accept(), ended(box, 1)[0]
     newer = box.accept()
     with box.database.transaction() as connection:
-        connection.exec_driver_sql("UPDATE runs SET status = 'pending', finished_at = NULL WHERE id = ?", (parent,))
-        connection.exec_driver_sql("UPDATE runs SET parent_id = ? WHERE id = ?", (parent, child))
+        connection.execute(text("UPDATE runs SET status = 'pending', finished_at = NULL WHERE id = :id"), {"id": parent})
+        connection.execute(text("UPDATE runs SET parent_id = :parent WHERE id = :id"), {"parent": parent, "id": child})
 
     prune_all(box, retention.Limits(days=1, runs=1), later=timedelta(days=9))
 

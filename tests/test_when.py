@@ -218,7 +218,7 @@ def writing(box: TestBox) -> Iterator[list[Any]]:
     seen: list[Any] = []
 
     def on_commit(connection: Connection) -> None:
-        if not connection.get_execution_options().get("read_only"):
+        if not {"read_only", "postgresql_readonly"} & set(connection.get_execution_options()):
             seen.append(connection)
 
     event.listen(box.database.engine, "commit", on_commit)
