@@ -21,7 +21,8 @@ import pytest
 from sqlalchemy import text
 
 import postgresql
-from orqo import callbacks, cli, clock, db, definition, signing, triggers, workflows
+from model_server import chooses, model_server
+from orqo import callbacks, cli, clock, db, definition, executor, signing, triggers, workflows
 from orqo.cli import guarded, main
 from orqo.config import PROJECT_DIR, Config
 from receiver import OK, Receiver
@@ -444,6 +445,42 @@ def test_tail_tells_each_step_and_the_end(service: Service, orqo: Orqo) -> None:
     ]
     events = [json.loads(line) for line in history.stdout.splitlines()]
     assert [(event["stage"], event["event"]) for event in events][-2:] == [("last", "completed"), (None, "completed")]
+
+
+NOTED = """
+name: noted
+loop_guard: {limit: 0, then: next}
+stages:
+  - name: judge
+    prompt: {user: Judge., model: m, base_url: MODELS}
+    outcomes: [again, fine]
+    routing: {again: judge}
+  - name: last
+    stub: {}
+    when: {input.go: true}
+"""
+
+
+def test_the_notes_and_tokens_of_stages_are_shown_by_each_way_of_looking(
+    box: TestBox, worker: executor.Worker, orqo: Orqo, client: Any
+) -> None:
+    with model_server() as server:
+        server.replies = [chooses("again")]
+        box.apply(NOTED.replace("MODELS", server.base_url))
+        run_id = box.accept("noted")
+        executor.work()
+
+    answered = client.get(f"/api/v1/runs/{run_id}", headers={"Authorization": f"Bearer {box.token('read')}"}).json
+    shown, tail = orqo("run", "show", str(run_id)).stdout, orqo("run", "tail", str(run_id)).stdout
+
+    judge, last = answered["stages"]
+    guard = "The loop guard: stage judge was gone back to 0 times already, so the run went on with stage last."
+    assert (judge["usage"], judge["note"]) == ({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}, guard)
+    assert (last["status"], last["note"]) == ("skipped", "input.go is absent")
+    assert re.search(rf"^note on judge +{re.escape(guard)}$", shown, re.MULTILINE)
+    assert re.search(r"^tokens of judge +.*total_tokens.*15", shown, re.MULTILINE)
+    assert re.search(rf"  judge completed in .*, outcome again, 15 tokens: {re.escape(guard)}$", tail, re.MULTILINE)
+    assert "  last skipped: input.go is absent" in tail
 
 
 # ── callback, delivery ──────────────────────────────────────────────────────────────────────────────────────────────

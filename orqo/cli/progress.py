@@ -5,6 +5,7 @@ Owns what counts as news of a run and how it is told. Never changes anything: to
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ PATIENCE_S = 5.0
 RUN_COLUMNS = ("id", "status", "created_at", "started_at", "finished_at", "wake_at", "error_reason", "error_detail", "error_stage")
 STAGE_COLUMNS = (
     *("sequence", "name", "status", "attempts", "failures", "outcome"),
-    *("error_reason", "error_detail", "started_at", "finished_at", "note"),
+    *("error_reason", "error_detail", "started_at", "finished_at", "note", "usage"),
 )
 
 
@@ -127,9 +128,11 @@ def _stage_ending(stage: Row[Any]) -> str:
     took = output.took(stage.started_at, stage.finished_at)
     attempts = f", {stage.attempts} attempts" if stage.attempts > 1 else ""
     outcome = f", outcome {stage.outcome}" if stage.outcome else ""
+    tokens = json.loads(stage.usage or "{}").get("total_tokens")
+    used = f", {tokens} tokens" if tokens else ""
     why = f": {stage.error_reason}: {stage.error_detail}" if stage.error_reason else f": {stage.note}" if stage.note else ""
     lasted = "" if stage.status == StageStatus.SKIPPED else f" in {took}"
-    return f"{stage.status}{lasted}{attempts}{outcome}{why}"
+    return f"{stage.status}{lasted}{attempts}{outcome}{used}{why}"
 
 
 def _ending(run: Row[Any]) -> str:
