@@ -43,14 +43,14 @@ class SignatureRefused(Unauthorized):
 class Gate:
     """What requests are checked with: the database, the secrets by name, and how others reach this box.
 
-    Without `replays` the same event again is another run. `before_start` may raise or delay, for a stand-in.
+    Without `replays` the same event again is another run. `before_start` may raise, delay or name the run to answer with, for a stand-in.
     """
 
     database: Database
     secrets: Mapping[str, str]
     base_url: str
     replays: bool = True
-    before_start: Callable[[int, Mapping[str, Any]], None] | None = None
+    before_start: Callable[[int, Mapping[str, Any]], int | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -240,8 +240,10 @@ def _accepted(gate: Gate, guest: Visit, value: Any, told: Mapping[str, Any], rep
         replay=replay,
         awaited=guest.options.answer is None and call.wait_s(guest.call.headers) > 0,
     )
-    if gate.before_start is not None:
-        gate.before_start(found.version_id, {"input": value, "trigger": told})
+    same = gate.before_start(found.version_id, {"input": value, "trigger": told}) if gate.before_start else None
+    if same is not None:
+        requestlog.note(gate.database, guest.entry(Verdict.DUPLICATE, 200, run_id=same), now=now)
+        return Outcome(Verdict.DUPLICATE, run_id=same)
     with gate.database.transaction() as connection:
         accepted = runs.accept(connection, _as_it_is_now(connection, new), now=now)
         verdict, status = (Verdict.DUPLICATE, 200) if accepted.duplicate else (Verdict.ACCEPTED, 201)

@@ -17,12 +17,12 @@ from datetime import datetime
 from types import SimpleNamespace
 from typing import Any, cast
 
-from sqlalchemy import Row, select
+from sqlalchemy import Row, func, select
 
 from orqo import deliveries, errors, match, workflows
 from orqo.config import duration_s
 from orqo.db import Database
-from orqo.models import Run
+from orqo.models import Run, WorkflowVersion
 
 ANSWERS: dict[int, type[errors.Problem]] = {
     each.status: each
@@ -33,6 +33,7 @@ ANSWERS: dict[int, type[errors.Problem]] = {
 }
 HEADERS = {401: {"WWW-Authenticate": 'Bearer realm="orqo"'}, 429: {"Retry-After": "1"}}
 UNAVAILABLE = 503
+DUPLICATE, IGNORED = "duplicate", "ignored"
 LATE = "5s"
 BANNER = (
     "ORQO_SIMULATE=1: this is a stand-in. Anybody who asks for a failure gets one, and workflows may refuse, delay and "
@@ -71,12 +72,26 @@ class Rules:
             self._used[key] += 1
             return True
 
-    def before_start(self, version_id: int, roots: Mapping[str, Any]) -> None:
-        """Delay a start or refuse it, as its workflow's first rules say that hold."""
+    def before_start(self, version_id: int, roots: Mapping[str, Any]) -> int | None:
+        """Delay a start or refuse it, as its workflow's first rules say that hold.
+
+        Gives the run that is answered as a duplicate instead of a new one, where a rule says so and there is one. Raises Busy
+        for `ignored`.
+        """
         for rule in self.holding(version_id, roots, of_callbacks=False):
             time.sleep(duration_s(rule.get("wait", "0s")))
-            if "answer" in rule:
-                raise problem(rule["answer"], f"this workflow's simulate: says {rule['answer']}")
+            said = rule.get("answer")
+            if said == DUPLICATE:
+                return self._newest_run(version_id)
+            if said is not None:
+                why = f"this workflow's simulate: says {said}"
+                raise errors.Busy(f"Simulated: {why}.") if said == IGNORED else problem(said, why)
+        return None
+
+    def _newest_run(self, version_id: int) -> int | None:
+        same = select(WorkflowVersion.workflow_id).where(WorkflowVersion.id == version_id).scalar_subquery()
+        with self.database.read() as connection:
+            return connection.execute(select(func.max(Run.id)).where(Run.workflow_id == same)).scalar()
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ triggers: [{name: in}]
 simulate:
   - {answer: 422, when: {input.mode: bad}}
   - {answer: 503, times: 2, when: {input.mode: flaky}}
+  - {answer: duplicate, when: {input.mode: again}}
+  - {answer: ignored, when: {input.mode: busy}}
 stages: [{name: a, stub: {output: 1}}]
 """
 
@@ -81,6 +83,46 @@ def test_a_workflow_refuses_as_its_rules_say(simulating: None, client: Any, box:
     assert [start(client, box, {"mode": "flaky"}).status_code for _ in range(4)] == [503, 503, 201, 201]
     assert start(client, box, {"mode": "good"}).status_code == 201
     assert client.post(box.hook("rules", "in"), json={"mode": "bad"}).status_code == 422
+
+
+def test_a_start_is_answered_as_one_that_came_before(simulating: None, client: Any, box: TestBox) -> None:
+    box.apply(RULES)
+    hook = box.hook("rules", "in")
+
+    none_before = start(client, box, {"mode": "again"})
+    answers = [start(client, box, {"mode": "again"}), client.post(hook, json={"mode": "again"})]
+
+    assert (none_before.status_code, none_before.json) == (201, {"workflow_run_id": 1, "status": "started"})
+    for answer in answers:
+        assert (answer.status_code, answer.headers["Idempotent-Replayed"]) == (200, "true")
+        assert answer.json == {"workflow_run_id": 1, "status": "started", "duplicate": True}
+    assert [row["verdict"] for row in box.rows("SELECT verdict FROM requests ORDER BY id")] == ["accepted", "duplicate", "duplicate"]
+
+
+def test_a_start_is_ignored_by_a_webhook_and_a_conflict_for_a_token(simulating: None, client: Any, box: TestBox) -> None:
+    box.apply(RULES)
+
+    ignored, busy = client.post(box.hook("rules", "in"), json={"mode": "busy"}), start(client, box, {"mode": "busy"})
+
+    assert (ignored.status_code, ignored.json["status"], busy.status_code) == (200, "ignored", 409)
+    assert box.rows("SELECT id FROM runs") == []
+
+
+@pytest.mark.parametrize("name", ["replayed", "ignored", "greeting"])
+def test_each_good_answer_of_a_webhook_that_starts_nothing_is_given_on_demand(simulating: None, client: Any, name: str) -> None:
+    answer = client.post("/api/v1/hooks/x", json={}, headers={"Prefer": f"code=200, example={name}"})
+
+    operation = description.operations()["hook"]
+    examples = description.resolved(operation.value["responses"]["200"])["content"]["application/json"]["examples"]
+    assert (answer.status_code, answer.json) == (200, examples[name]["value"])
+    described.check(operation, answer)
+    assert ("Idempotent-Replayed" in answer.headers) == (name == "replayed")
+
+
+def test_an_example_that_there_is_not_is_refused(simulating: None, client: Any) -> None:
+    answer = client.post("/api/v1/trigger", json={}, headers={"Prefer": "code=200, example=ignored"})
+
+    assert (answer.status_code, "replayed" in answer.json["detail"]) == (400, True)
 
 
 def test_without_the_setting_nothing_is_simulated(client: Any, box: TestBox) -> None:
@@ -188,11 +230,24 @@ def test_the_guide_shows_the_workflow_of_the_example() -> None:
     assert block("yaml title=workflows/answer.yaml") == (EXAMPLE / "workflows" / "answer.yaml").read_text(encoding="utf-8")
 
 
+@pytest.mark.full
+def test_the_guides_line_for_pytest_runs_the_clients_tests(tmp_path: Path) -> None:
+    lines = re.findall(r"```sh\n(.*?)\n```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+    (line,) = [each for each in lines if "-m pytest" in each]
+    pasted = line.replace(".venv/bin/python", sys.executable)
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+
+    done = subprocess.run(["bash", "-ec", pasted], cwd=PROJECT_DIR, env=env, capture_output=True, text=True, timeout=180)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "passed" in done.stdout
+
+
 def test_the_guides_workflow_for_github_runs_the_clients_tests(tmp_path: Path) -> None:
     shutil.copytree(EXAMPLE, tmp_path / "checkout")
     (tmp_path / "checkout" / "orqo").symlink_to(PROJECT_DIR)
     steps = yamlfile.read(block("yaml title=.github/workflows/test.yml")).value["jobs"]["test"]["steps"]
-    env = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(tmp_path), "ORQO_PORT": str(free_port())}
+    env = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(tmp_path)}
 
     for step in steps:
         if "run" in step:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -15,8 +16,16 @@ import pytest
 from client import Callbacks, Orqo, Refused
 
 ORQO_DIR = Path(os.environ.get("ORQO_DIR", "orqo"))
-PORT = os.environ.get("ORQO_PORT", "8042")
-BASE = f"http://127.0.0.1:{PORT}"
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+PORT, RECEIVER_PORT = free_port(), free_port()
+BASE, RECEIVER = f"http://127.0.0.1:{PORT}", f"http://127.0.0.1:{RECEIVER_PORT}/callback"
 TOKEN = "orqo_" + "test" * 10 + "abc"
 SECRET = "for the client's own tests"
 HOOK = "/api/v1/hooks/stand-in-webhook-0123456789012345678901234-"
@@ -26,8 +35,9 @@ HOOK = "/api/v1/hooks/stand-in-webhook-0123456789012345678901234-"
 def orqo():
     """A stand-in that serves the workflows beside this file, and a client of it."""
     command = [ORQO_DIR / ".venv/bin/python", "-m", "orqo", "dev", Path(__file__).parent / "workflows"]
-    env = {**os.environ, "PYTHONPATH": str(ORQO_DIR), "ORQO_PORT": PORT, "ORQO_API_TOKEN": TOKEN, "ORQO_SECRET_CALLBACK": SECRET}
-    process = subprocess.Popen(command, env=env)
+    env = {"PYTHONPATH": str(ORQO_DIR), "ORQO_PORT": str(PORT), "ORQO_API_TOKEN": TOKEN}
+    env |= {"ORQO_SECRET_CALLBACK": SECRET, "ORQO_SECRET_RECEIVER": RECEIVER}
+    process = subprocess.Popen(command, env={**os.environ, **env})
     until = time.monotonic() + 60
     while not answers(f"{BASE}/readyz"):
         assert process.poll() is None and time.monotonic() < until, "the stand-in did not start"
@@ -61,7 +71,7 @@ def callbacks():
         def log_message(self, *_):
             pass
 
-    server = HTTPServer(("127.0.0.1", 9042), Handler)
+    server = HTTPServer(("127.0.0.1", RECEIVER_PORT), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield taking
     server.shutdown()
@@ -106,6 +116,16 @@ def test_an_input_that_does_not_fit_is_refused(orqo):
 
 def test_what_fails_for_a_while_is_sent_again(orqo):
     assert orqo.start(42, {"mode": "flaky"}) > 0
+
+
+def test_what_was_started_before_is_the_same_run(orqo):
+    first = orqo.start(42, {"mode": "good"})
+    assert orqo.start(42, {"mode": "again"}) == first
+
+
+def test_a_busy_workflow_is_a_conflict(orqo):
+    with pytest.raises(Refused, match="409"):
+        orqo.start(42, {"mode": "busy"})
 
 
 def test_a_slow_answer_is_given_up(orqo):

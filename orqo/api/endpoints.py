@@ -59,8 +59,10 @@ def _accepted(here: Site, holder: Holder, given: Call, now: datetime) -> runs.Ac
     # ORQO's own API is not known to have such a key, so a strict box passes it over as it does any unknown header.
     key = None if here.config.strict else given.headers.get("idempotency-key")
     replay = hooks.keyed(f"token:{holder.id}", key, raw) if key is not None else None
-    if here.simulation:
-        _simulate(here, here.simulation, wanted, holder)
+    same = _simulated(here, here.simulation, wanted, holder) if here.simulation else None
+    if same is not None:
+        requestlog.note(here.database, _entry(given, holder, Verdict.DUPLICATE, 200, run_id=same), now=now)
+        return runs.Accepted(same, duplicate=True)
     with here.database.transaction() as connection:
         known = replay is not None and runs.earlier(connection, replay, now=now) is not None
         workflow = _startable(connection, wanted, holder, known=known)
@@ -82,11 +84,11 @@ def _accepted(here: Site, holder: Holder, given: Call, now: datetime) -> runs.Ac
     return accepted
 
 
-def _simulate(here: Site, rules: simulation.Rules, wanted: dict[str, Any], holder: Holder) -> None:
-    """Do to a start what its workflow's simulate: says."""
+def _simulated(here: Site, rules: simulation.Rules, wanted: dict[str, Any], holder: Holder) -> int | None:
+    """Do to a start what its workflow's simulate: says; gives the run to answer with as a duplicate, where that is what it says."""
     with here.database.read() as connection:
         workflow = _startable(connection, wanted, holder, known=False)
-    rules.before_start(workflow.version_id, {"input": wanted.get("input"), "trigger": {}})
+    return rules.before_start(workflow.version_id, {"input": wanted.get("input"), "trigger": {}})
 
 
 def _startable(connection: Connection, wanted: dict[str, Any], holder: Holder, *, known: bool) -> Row[Any]:
