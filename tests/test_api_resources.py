@@ -143,6 +143,82 @@ def test_a_trigger_that_does_not_fit_is_not_made(ask: Ask, changes: dict[str, An
     assert ask("GET", "/triggers").json == []
 
 
+NIGHTLY = {"workflow": "hello", "name": "nightly", "schedule": "15  2 * * 1-5", "timezone": "Europe/Paris", "input": {"name": "Ada"}}
+
+
+def test_a_schedule_is_made_and_shown_with_its_next_five_times(ask: Ask, box: TestBox) -> None:
+    made = ask("POST", "/triggers", NIGHTLY)
+
+    assert made.status_code == 201
+    assert (made.json["kind"], made.json["url"], made.json["token"]) == ("schedule", None, None)
+    assert made.json["options"] == {"schedule": "15 2 * * 1-5", "timezone": "Europe/Paris", "input": {"name": "Ada"}}
+    times = ask("GET", f"/triggers/{made.json['id']}", token=box.token("read")).json["next_times"]
+    assert times == made.json["next_times"]
+    assert [each["local"][11:16] for each in times] == ["02:15"] * 5
+    assert made.json["next_fire_at"] == times[0]["at"]
+    assert ask("POST", f"/triggers/{made.json['id']}/disable").json["next_times"] == []
+    assert ask("POST", f"/triggers/{made.json['id']}/rotate").status_code == 409
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointer"),
+    [
+        ({"schedule": "15 2 * *"}, "/schedule"),
+        ({"timezone": "Paris"}, "/timezone"),
+        ({"webhook": {}}, "/webhook"),
+        ({"filter": {"input.a": 1}}, "/filter"),
+        ({"schedule": None}, "/schedule"),
+    ],
+    ids=["fields", "zone", "webhook", "filter", "null"],
+)
+def test_a_schedule_that_does_not_fit_is_not_made(ask: Ask, changes: dict[str, Any], pointer: str) -> None:
+    answer = ask("POST", "/triggers", NIGHTLY | changes)
+
+    assert (answer.status_code, answer.json["errors"][0]["pointer"]) == (422, pointer)
+    assert ask("GET", "/triggers").json == []
+
+
+def test_what_belongs_to_schedules_is_refused_for_a_webhook(ask: Ask) -> None:
+    answer = ask("POST", "/triggers", {"workflow": "hello", "name": "ci", "timezone": "UTC"})
+
+    assert (answer.status_code, answer.json["errors"]) == (422, [{"pointer": "/schedule", "detail": "is required"}])
+
+
+def test_a_trigger_is_changed_in_what_is_named(ask: Ask) -> None:
+    ci = f"/triggers/{ask('POST', '/triggers', {'workflow': 'hello', 'name': 'ci'}).json['id']}"
+    nightly = f"/triggers/{ask('POST', '/triggers', NIGHTLY).json['id']}"
+
+    renamed = ask("PATCH", ci, {"name": "main", "webhook": {"rate": "60/m"}, "callbacks": [{"url": "https://ci.example.com"}]}).json
+    filtered = ask("PATCH", ci, {"filter": {"input.a": 1}}).json
+    moved = ask("PATCH", nightly, {"timezone": "UTC"}).json
+
+    assert (renamed["name"], renamed["options"], filtered["name"]) == ("main", {"rate": "60/m"}, "main")
+    assert filtered["options"] == {"filter": {"input.a": 1}}
+    assert [each["url"] for each in ask("GET", "/callbacks").json] == ["https://ci.example.com"]
+    assert moved["options"] == {"schedule": "15 2 * * 1-5", "timezone": "UTC", "input": {"name": "Ada"}}
+    assert {each["local"][10:] for each in moved["next_times"]} == {" 02:15 +00:00"}
+    assert ask("PATCH", ci, {"callbacks": []}).status_code == 200
+    assert ask("GET", "/callbacks").json == []
+
+
+def test_a_trigger_keeps_its_kind_its_file_and_its_name(ask: Ask, box: TestBox) -> None:
+    box.apply("name: filed\ntriggers: [{name: in}]\nstages: [{name: a, stub: {}}]\n")
+    made = [ask("POST", "/triggers", body).json["id"] for body in ({"workflow": "hello", "name": "ci"}, NIGHTLY)]
+    filed = ask("GET", "/triggers?workflow=filed").json[0]["id"]
+
+    refused = [
+        ask("PATCH", f"/triggers/{made[0]}", {"schedule": "15 2 * * *"}),
+        ask("PATCH", f"/triggers/{made[1]}", {"filter": {"input.a": 1}}),
+        ask("PATCH", f"/triggers/{filed}", {"filter": {"input.a": 1}}),
+        ask("PATCH", f"/triggers/{made[0]}", {"name": "nightly"}),
+        ask("PATCH", f"/triggers/{made[0]}", {"timezone": "UTC"}),
+    ]
+    unfit = [ask("PATCH", f"/triggers/{made[0]}", body) for body in ({}, {"more": 1}, {"filter": {}})]
+
+    assert [answer.status_code for answer in refused] == [409] * 5
+    assert [answer.status_code for answer in unfit] == [422] * 3
+
+
 def test_a_reader_does_not_see_the_url_of_a_webhook(ask: Ask, box: TestBox) -> None:
     made = ask("POST", "/triggers", {"workflow": "hello", "name": "ci"}).json
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from flask import Response, g
 from sqlalchemy import Connection, Row
 
-from orqo import callbacks, catalog, definition, triggers, webhook
+from orqo import callbacks, catalog, definition, schedules, triggers, webhook
 from orqo.api.access import holder, resources
 from orqo.api.answers import as_json
 from orqo.api.callbacks import checked
 from orqo.api.paging import body, listed, workflow_id_of, workflow_of
 from orqo.api.site import reading, site
-from orqo.errors import Fault, Invalid, NotFound
+from orqo.errors import Conflict, Fault, Invalid, NotFound
+
+OF_WEBHOOKS = frozenset({"webhook", "filter"})
+OF_SCHEDULES = frozenset({"schedule", "timezone", "input"})
 
 
 @resources.get("/triggers")
@@ -28,7 +32,7 @@ def list_triggers() -> Response:
 
 @resources.post("/triggers")
 def create_trigger() -> Response:
-    """Make a webhook for a workflow; the answer has its URL."""
+    """Make a webhook for a workflow, whose URL the answer has, or a schedule, whose next times it has."""
     wanted = body()
     options = _options(wanted)
     with site().database.transaction() as connection:
@@ -43,8 +47,10 @@ def create_trigger() -> Response:
 
 
 def _options(wanted: dict[str, Any]) -> dict[str, Any]:
-    """Give what a webhook asks of its requests, by the rules of a workflow file; Invalid also for a secret that is not set."""
-    options = definition.parse_trigger(wanted["name"], webhook=wanted.get("webhook"), filter=wanted.get("filter")).options
+    """Give what a trigger is in the stored form, by the rules of a workflow file; Invalid also for a secret that is not set."""
+    if "schedule" in wanted:
+        return definition.parse_schedule(wanted["schedule"], zone=wanted.get("timezone"), value=wanted.get("input")).options
+    options = definition.parse_trigger(wanted.get("name", "x"), webhook=wanted.get("webhook"), filter=wanted.get("filter")).options
     missing = [name for name in webhook.names_of_secrets(options) if not site().secrets.get(name)]
     if missing:
         detail = f"the secret {missing[0]} is not set: give the service ORQO_SECRET_{missing[0]}"
@@ -57,7 +63,36 @@ def show_trigger(trigger_id: int) -> Response:
     """Give a trigger; its URL to whoever may write."""
     with reading() as connection:
         row = _known(connection, trigger_id)
-    return as_json(_with_url(row) if holder().may("write") else triggers.shown(row) | {"token": None, "url": None}, 200)
+    return as_json(_with_url(row) if holder().may("write") else _shown(row) | {"token": None, "url": None}, 200)
+
+
+@resources.patch("/triggers/<id:trigger_id>")
+def update_trigger(trigger_id: int) -> Response:
+    """Change a trigger's name, callbacks, or what it is: what a webhook asks as a whole, of a schedule what is named."""
+    with reading() as connection:
+        _known(connection, trigger_id)
+    wanted = body()
+    with site().database.transaction() as connection:
+        row = _known(connection, trigger_id)
+        _check_kind(row, wanted)
+        if "callbacks" in wanted:
+            own = checked(connection, workflow_of(connection, row.workflow_id), wanted["callbacks"])
+            callbacks.configure(connection, workflow_id=row.workflow_id, trigger_id=trigger_id, wanted=own, origin="api", now=g.now)
+        if "name" in wanted:
+            triggers.rename(connection, trigger_id, name=wanted["name"])
+        if wanted.keys() & (OF_WEBHOOKS | OF_SCHEDULES):
+            triggers.set_options(connection, trigger_id, options=_options(_kept(row) | wanted))
+        return as_json(_with_url(_known(connection, trigger_id)), 200)
+
+
+def _check_kind(row: Row[Any], wanted: dict[str, Any]) -> None:
+    if wanted.keys() & (OF_WEBHOOKS if row.kind == "schedule" else OF_SCHEDULES):
+        raise Conflict(f"Trigger {row.id} is a {row.kind} and stays one. Make another trigger.")
+
+
+def _kept(row: Row[Any]) -> dict[str, Any]:
+    """Give what a schedule is: of that, what is not named stays."""
+    return {key: value for key, value in json.loads(row.options).items() if key in OF_SCHEDULES} if row.kind == "schedule" else {}
 
 
 def _known(connection: Connection, trigger_id: int) -> Row[Any]:
@@ -69,7 +104,14 @@ def _known(connection: Connection, trigger_id: int) -> Row[Any]:
 
 def _with_url(row: Row[Any]) -> dict[str, Any]:
     token, url = triggers.token_of(row, site().key), triggers.url_of(row, site().key, site().config.base_url)
-    return triggers.shown(row) | {"token": token, "url": url}
+    return _shown(row) | {"token": token, "url": url}
+
+
+def _shown(row: Row[Any]) -> dict[str, Any]:
+    """Give a trigger; of a schedule the next five times, none while it is disabled."""
+    if row.kind != "schedule":
+        return triggers.shown(row)
+    return triggers.shown(row) | {"next_times": schedules.next_times(row, now=g.now) if row.enabled else []}
 
 
 @resources.post("/triggers/<id:trigger_id>/enable")

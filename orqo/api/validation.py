@@ -123,6 +123,8 @@ SENTENCES: dict[Any, Callable[[Any], str]] = {
     _KINDS.MaxLength: lambda kind: f"must have at most {kind.limit} characters",
     _KINDS.MinItems: lambda kind: f"must have at least {kind.limit} items",
     _KINDS.MaxItems: lambda kind: f"must have at most {kind.limit} items",
+    _KINDS.FalseSchema: lambda kind: "does not apply together with the others: remove it",
+    _KINDS.MinProperties: lambda kind: f"must have at least {kind.limit} members",
     _KINDS.MaxProperties: lambda kind: f"must have at most {kind.limit} members",
     _KINDS.Pattern: lambda kind: f"must match {kind.pattern}",
     _KINDS.Enum: lambda kind: f"must be one of {', '.join(map(str, kind.options))}",
