@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from orqo import cli, description
+from orqo import cli, description, runs
 from orqo.config import PROJECT_DIR, SETTINGS
-from support import Service
+from support import Service, wait_for
 
 README = (PROJECT_DIR / "README.md").read_text(encoding="utf-8")
 METHODS = ("get", "put", "post", "delete", "patch")
@@ -99,6 +99,46 @@ def test_every_command_line_of_the_readme_works_as_pasted(service: Service, tmp_
         done = subprocess.run(["bash", "-c", pasted], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
 
         assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+
+
+# Answered by the proxy that the page sets up.
+NOT_OURS = ("curl -i https://orqo.example.com/",)
+REFUSED = {"curl -X POST https://orqo.example.com/api/v1/hooks/x": "There is no such webhook"}
+
+
+def curl_lines() -> Iterator[str]:
+    """Give every curl line of the guides: in their blocks, crontabs too, and in their sentences."""
+    for page in sorted((PROJECT_DIR / "docs").rglob("*.md")):
+        parts = re.split(r"^ *```.*\n", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        for block in parts[1::2]:
+            yield from (line.strip() for line in block.replace("\\\n", " ").splitlines() if "curl " in line)
+        for sentence in parts[::2]:
+            yield from re.findall(r"`(curl [^`]*)`", sentence)
+
+
+def test_every_curl_line_of_the_guides_works_as_pasted(service: Service, tmp_path: Path) -> None:
+    box = service.box
+    box.apply("name: asks\nstages: [{name: ask, wait: {timeout: 1h}}]\n")
+    box.apply((PROJECT_DIR / "examples" / "recipes" / "cron.yaml").read_text(encoding="utf-8"))
+    asking = box.accept("asks")
+    box.bell.wake_workers()
+    wait_for(lambda: box.run(asking)["status"] == "waiting")
+    with box.database.read() as connection:
+        token = runs.token_of(box.box, runs.wait_of(connection, asking))
+    env = service.env | {"TOKEN": box.token("trigger", "read"), "ADMIN": box.token("admin")}
+    env["WAIT_URL"] = f"{service.url}/api/v1/callback?token={token}"
+    cron = service.url + box.hook("backup-done", "cron")
+
+    lines = [line for line in curl_lines() if line not in NOT_OURS]
+    for line in lines:
+        pasted = re.sub(r"^(?:[\d*]\S* ){5}", "", line).replace("\\%", "%").replace("/usr/local/bin/backup", "true")
+        pasted = re.sub(r"https://orqo.example.com|http://127.0.0.1:8000", service.url, re.sub(r"\bURL$", cron, pasted))
+        # One that says how it fails is left as it is.
+        pasted = pasted if line in REFUSED or " -f" in line else pasted.replace("curl ", "curl -sS --fail-with-body ")
+        done = subprocess.run(["bash", "-c", pasted], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+
+        assert done.returncode == 0 and REFUSED.get(line, "") in done.stdout, f"{line}\n{done.stdout}{done.stderr}"
+    assert len(lines) >= 5 and REFUSED.keys() <= set(lines)
 
 
 def write() -> None:
