@@ -76,6 +76,17 @@ def test_from_a_stage_the_earlier_outputs_are_inherited_and_not_executed_again(
     assert [name for name, _, _ in stages(box, new)] == ["one", "two", "three"]
 
 
+def test_a_skipped_stage_is_executed_where_a_rerun_begins_with_it(box: TestBox, worker: executor.Worker) -> None:
+    box.apply("name: picky\nstages:\n  - {name: one, stub: {}}\n  - {name: two, stub: {output: 2}, when: {input.go: true}}\n")
+    old = box.accept("picky")
+    executor.work()
+
+    new = rerun(box, old, "two")
+    executor.work()
+
+    assert (stages(box, old)[1][1], stages(box, new)[1][1], box.run(new)["output"]) == ("skipped", "completed", 2)
+
+
 def test_an_inherited_stage_keeps_its_times_and_the_new_one_counts_from_one(box: TestBox, worker: executor.Worker) -> None:
     old = failed(box)
     box.apply(MENDED)
