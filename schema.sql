@@ -11,7 +11,7 @@
 CREATE TABLE schema_version (
     version INTEGER NOT NULL                    -- of this file; migrations/NNNN_*.sql raise it
 );
-INSERT INTO schema_version (version) VALUES (1);
+INSERT INTO schema_version (version) VALUES (2);
 
 -- This box: one row.
 CREATE TABLE instance (
@@ -155,6 +155,7 @@ CREATE INDEX runs_by_trigger ON runs (trigger_id, id);
 CREATE INDEX runs_by_finish ON runs (finished_at, status);
 CREATE INDEX runs_by_version ON runs (version_id);
 CREATE INDEX runs_by_token ON runs (token_id);
+CREATE INDEX runs_by_origin ON runs (rerun_of, id) WHERE rerun_of IS NOT NULL;
 CREATE INDEX runs_by_key ON runs (workflow_id, concurrency_key, id) WHERE concurrency_key IS NOT NULL AND finished_at IS NULL;
 -- A child is made once for each (parent, stage, pass), whatever is repeated after a crash.
 CREATE UNIQUE INDEX runs_by_parent ON runs (parent_id, parent_stage, parent_pass, parent_via) WHERE parent_id IS NOT NULL;

@@ -20,6 +20,7 @@ READ_MAX_BYTES = 1024 * 1024
 STAGES_SHOWN = 200
 DELIVERIES_SHOWN = 50
 ATTEMPTS_SHOWN = 20
+REPETITIONS_SHOWN = 10
 RUNS, STAGES, WAITS = Run.__table__, Stage.__table__, Wait.__table__
 STAGE_NOTES = ("usage", "note", "inherited")
 COLUMNS = ("version_id", "metadata", "trigger_facts", "output_kind", "output_truncated", "running_ms", "rerun_of", "parent_via")
@@ -85,6 +86,12 @@ def children(connection: Connection, run_id: int) -> list[Row[Any]]:
     columns = (RUNS.c.id, RUNS.c.status, RUNS.c.parent_stage, RUNS.c.parent_pass, RUNS.c.parent_via, Workflow.name.label("workflow"))
     mine = select(*columns).join(Workflow, Workflow.id == RUNS.c.workflow_id).where(RUNS.c.parent_id == run_id)
     return list(connection.execute(mine.order_by(RUNS.c.id).limit(STAGES_SHOWN)))
+
+
+def repetitions(connection: Connection, run_id: int) -> list[Row[Any]]:
+    """Give the runs that repeat a run, newest first: id and status."""
+    mine = select(RUNS.c.id, RUNS.c.status).where(RUNS.c.rerun_of == run_id)
+    return list(connection.execute(mine.order_by(RUNS.c.id.desc()).limit(REPETITIONS_SHOWN)))
 
 
 def deliveries_of(connection: Connection, run_id: int) -> list[dict[str, Any]]:

@@ -185,9 +185,9 @@ def test_only_db_init_makes_a_database(settings: dict[str, str], process: Orqo) 
     hint = "orqo: There is no database yet. Make it with: .venv/bin/python -m orqo db init\n"
     assert [(ended.returncode, ended.stderr) for ended in refused] == [(1, hint)] * 3
     assert not data.exists()
-    assert told(process("db", "init", "--json")) == {"made": True, "version": 1}
-    assert told(process("db", "init", "--json")) == {"made": False, "version": 1}
-    assert told(process("db", "upgrade", "--json")) == {"version": 1, "migrations": []}
+    assert told(process("db", "init", "--json")) == {"made": True, "version": db.SCHEMA_VERSION}
+    assert told(process("db", "init", "--json")) == {"made": False, "version": db.SCHEMA_VERSION}
+    assert told(process("db", "upgrade", "--json")) == {"version": db.SCHEMA_VERSION, "migrations": []}
     assert {stat.S_IMODE((data / name).stat().st_mode) for name in ("orqo.db", "instance.key")} == {0o600}
     assert told(process("workflow", "list", "--json")) == []
 
