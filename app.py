@@ -6,7 +6,7 @@ import sys
 
 from flask import Flask
 
-from orqo import create_app, logs
+from orqo import create_app, dashboard, logs
 from orqo.config import Config, ConfigError
 from orqo.db import SchemaMismatch
 
@@ -14,7 +14,9 @@ from orqo.db import SchemaMismatch
 def _create() -> tuple[Flask, Config]:
     config = Config.from_environ()
     logs.install(config.log_level, config.log_format)
-    return create_app(config), config
+    made = create_app(config)
+    dashboard.warm(made)
+    return made, config
 
 
 try:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import fill
-from orqo import apply, clock, create_app, db, definition, instance, people, triggers, valkey, workflows
+from orqo import apply, clock, create_app, dashboard, db, definition, instance, people, triggers, valkey, workflows
 from orqo.config import Config
 
 SMALL_RUNS = 100
@@ -59,6 +59,7 @@ def _measured(data: Path, redis_url: str, *, runs: int, stages: int) -> dict[str
     fill.history(data / "orqo.db", workflow, runs=runs, stages=stages, now=clock.now(), over=timedelta(hours=48))
     print(f"filled with {runs:,} runs and {runs * stages:,} stages in {time.monotonic() - began:.1f} s")
     app = create_app(config)
+    dashboard.warm(app)
     client = app.test_client()
     client.set_cookie("orqo_session", token)
     found = {name: _times(client, path) for name, path in _paths(runs)}

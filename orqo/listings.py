@@ -124,6 +124,14 @@ def newest_request(connection: Connection, trigger_id: int) -> Row[Any] | None:
     return connection.execute(mine.order_by(REQUESTS.c.id.desc()).limit(1)).one_or_none()
 
 
+def reports(connection: Connection, *, verdict: str | None = None, before: int | None = None) -> Page:
+    """Give the calls of /callback that reported on a run or meant to, with `token` (a name). The table holds 10,000 at most."""
+    query = _listed_requests().where(REQUESTS.c.endpoint == "callback", REQUESTS.c.webhook_id.is_(None))
+    if verdict:
+        query = query.where(REQUESTS.c.verdict == verdict)
+    return _page(connection, query, REQUESTS.c.id, before)
+
+
 def received(connection: Connection, *, before: int | None = None) -> Page:
     """Give the received events without their bodies. The table holds other requests too, 10,000 at most."""
     columns = (Request.id, Request.webhook_id, Request.run_id, Request.event, Request.received_at)

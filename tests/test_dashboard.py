@@ -618,3 +618,13 @@ def test_the_curl_line_of_a_run_is_safe_to_paste(shown: Visitor) -> None:
     line = re.search(r"-d ('.*')", page)
     assert line
     assert json.loads(shlex.split(line[1])[0])["input"] == {"name": HOSTILE}
+
+
+def test_a_web_process_has_its_templates_before_the_first_request(settings: dict[str, str], box: TestBox) -> None:
+    script = "from app import app; print(len(app.jinja_env.cache), len(app.jinja_env.list_templates()))"
+    env = {"PATH": os.environ["PATH"], **settings}
+
+    ended = subprocess.run([sys.executable, "-c", script], cwd=PROJECT_DIR, env=env, capture_output=True, text=True, timeout=60)
+
+    in_memory, there = map(int, ended.stdout.split())
+    assert in_memory == there > 40, ended.stderr

@@ -123,7 +123,7 @@ def test_a_waiting_run_says_what_for(box: TestBox, visitor: Visitor) -> None:
 
 def test_a_wait_is_reported_by_the_shown_line(box: TestBox, visitor: Visitor) -> None:
     run_id = started(box, "name: waits\nstages: [{name: ask, wait: {timeout: 1h}}]")
-    page = head(visitor, run_id)
+    page = visitor.get(f"/runs/{run_id}/live").json["parts"]["report"]
     assert "/api/v1/callback" in page and f"&#34;workflow_run_id&#34;: {run_id}" in page
 
     report = {"workflow_run_id": run_id, "stage": "ask", "status": "completed", "output": None}

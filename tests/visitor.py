@@ -5,30 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from jinja2 import BytecodeCache
-from jinja2.bccache import Bucket
-
 from orqo import clock, people
 from support import TestBox
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'>{{7*7}}${input}"
-
-
-class Compiled(BytecodeCache):
-    """Templates as one process has compiled them: each test has an application of its own, and would compile them anew."""
-
-    def __init__(self) -> None:
-        self.kept: dict[str, bytes] = {}
-
-    def load_bytecode(self, bucket: Bucket) -> None:
-        if bucket.key in self.kept:
-            bucket.bytecode_from_string(self.kept[bucket.key])
-
-    def dump_bytecode(self, bucket: Bucket) -> None:
-        self.kept[bucket.key] = bucket.bytecode_to_string()
-
-
-COMPILED = Compiled()
 
 
 class Visitor:
@@ -55,7 +35,6 @@ def link(box: TestBox) -> str:
 
 
 def sign_in(client: Any, box: TestBox) -> Visitor:
-    client.application.jinja_env.bytecode_cache = COMPILED
     token = people.sign_in_by_link(box.database, link(box), None, agent=HOSTILE, now=clock.now())
     client.set_cookie("orqo_session", token)
     return Visitor(client)

@@ -25,7 +25,7 @@ UNKNOWN = "There is no such run."
 def stop_run(run_id: int) -> Response:
     """Stop a run."""
     with site().database.read() as connection:
-        _check_known(connection, run_id)
+        check_known(connection, run_id)
     status = runs.stop(site().box, run_id, now=g.now)
     site().bell.notify()
     # Its end may let another run of its key begin, or its parent go on.
@@ -39,7 +39,7 @@ def run_again(run_id: int) -> Response:
     stage = field("stage", most=100)
     check_room(site().config)
     with site().database.transaction() as connection:
-        _check_known(connection, run_id)
+        check_known(connection, run_id)
         made = runs.rerun(
             site().box, connection, run_id, from_stage=stage or None, origin="dashboard", facts={"by": g.session.name}, now=g.now
         )
@@ -52,7 +52,7 @@ def answer_run(run_id: int) -> Response:
     """Answer what a run asks somebody."""
     wanted = runs.Answer("completed", outcome=field("outcome", most=100))
     with site().database.transaction() as connection:
-        _check_known(connection, run_id)
+        check_known(connection, run_id)
         wait = runs.wait_of(connection, run_id, field("stage", most=100))
         if str(wait.id) != field("wait", most=20) or wait.kind != "approval":
             raise Conflict("What was asked is over; the run has gone on since. Look at its page again.")
@@ -62,6 +62,7 @@ def answer_run(run_id: int) -> Response:
     return done("run", "answered", run_id=run_id)
 
 
-def _check_known(connection: Connection, run_id: int) -> None:
+def check_known(connection: Connection, run_id: int) -> None:
+    """Raise NotFound, in the words of the pages, where there is no such run."""
     if not 0 < run_id <= LARGEST_ID or runs.status_of(connection, run_id) is None:
         raise NotFound(UNKNOWN)

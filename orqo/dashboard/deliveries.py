@@ -75,7 +75,9 @@ def received_list() -> Response:
     """List what this box's own callback endpoint kept."""
     with site().database.read() as connection:
         found = listings.received(connection, before=whole_number("before"))
-    return page("received_list.html", listed=found, before=whole_number("before"), callback_url=site().config.base_url + CALLBACK_PATH)
+    return page(
+        "received_list.html", tab="events", listed=found, before=whole_number("before"), callback_url=site().config.base_url + CALLBACK_PATH
+    )
 
 
 @blueprint.get("/received/<int:request_id>")

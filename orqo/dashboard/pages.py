@@ -5,14 +5,17 @@ Owns the sentences that are shown after something was done. Never decides who ma
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from flask import Response, g, make_response, redirect, render_template, request, url_for
 
 from orqo import __version__, errors
+from orqo.dashboard import inputform
 from orqo.site import site
 
 # A redirect names one of these; whatever else a link says is not shown.
@@ -21,10 +24,14 @@ DONE = {
     "stopped": "The run was stopped.",
     "started": "The run was accepted.",
     "answered": "Answered: the run goes on.",
+    "noted": "Kept as progress: the stage goes on waiting.",
     "saved": "Saved as the newest version. Runs under way keep the version that they began with.",
     "unchanged": "Nothing was different: no new version was made.",
     "enabled": "Enabled.",
     "disabled": "Disabled.",
+    "paused": "Paused: it does not fire until it is resumed.",
+    "continued": "Resumed: it goes on with its next time.",
+    "rescheduled": "Saved: it fires at these times from now on.",
     "deleted": "Deleted.",
     "created": "Created.",
     "rotated": "The trigger has a new URL. The old one is unknown from now on.",
@@ -40,6 +47,16 @@ DONE = {
     "ended": "The session was ended.",
     "credentials": "Saved. Sign in with this name and password from now on.",
 }
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A form of a page that was refused: why, which one of the page it was, and what stands in its fields."""
+
+    fault: errors.Problem
+    at: str
+    typed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    fields: list[inputform.Field] | None = None
 
 
 def page(template: str, *, code: int = 200, **values: Any) -> Response:

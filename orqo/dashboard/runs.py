@@ -13,7 +13,7 @@ from orqo import artifacts, call, inspection, listings, workflows
 from orqo.dashboard import drawings, shown
 from orqo.dashboard.answers import LABELS
 from orqo.dashboard.blueprint import blueprint
-from orqo.dashboard.pages import common, etag_of, live_answer, page, plain
+from orqo.dashboard.pages import Refused, common, etag_of, live_answer, page, plain
 from orqo.dashboard.triggers import runs_part
 from orqo.definition import Definition
 from orqo.errors import NotFound
@@ -22,6 +22,7 @@ from orqo.site import site
 
 UNKNOWN = "There is no such run."
 LIVE_MS, WAITING_MS, DELIVERING_MS = 1000, 2000, 2000
+PARTS = ("head", "report", "timeline", "stages", "files", "deliveries")
 
 
 @blueprint.get("/runs")
@@ -47,14 +48,20 @@ def run_list_live() -> Response:
 @blueprint.get("/runs/<int:run_id>")
 def run(run_id: int) -> Response:
     """Show a run."""
+    return run_page(run_id)
+
+
+def run_page(run_id: int, refused: Refused | None = None) -> Response:
+    """Show a run, with a report as it was typed where it was refused; then the page stands still."""
     with site().database.read() as connection:
         row = _known(connection, run_id)
-        parts, next_ms = _parts(connection, row)
+        parts, next_ms = _parts(connection, row, refused)
         asked = listings.requests_of_run(connection, run_id)
     given = inspection.cut(row, "input", "json")
     curl = shown.trigger_line(site().config.base_url, row.workflow_id, given)
     values = {"run": row, "given": given, "curl": curl, "requests": asked, **_told(row)}
-    return page("run.html", parts=parts, etag=etag_of(parts, next_ms), next_ms=next_ms, **values)
+    code, next_ms = (refused.fault.status, None) if refused else (200, next_ms)
+    return page("run.html", code=code, parts=parts, etag=etag_of(parts, next_ms), next_ms=next_ms, **values)
 
 
 @blueprint.get("/runs/<int:run_id>/live")
@@ -80,7 +87,7 @@ def _told(row: Row[Any]) -> dict[str, Any]:
     return {"metadata": json.loads(row.metadata), "by": facts.get("by"), **told}
 
 
-def _parts(connection: Connection, row: Row[Any]) -> tuple[dict[str, str], int | None]:
+def _parts(connection: Connection, row: Row[Any], refused: Refused | None = None) -> tuple[dict[str, str], int | None]:
     """Give a run's live parts as HTML, and when to ask again; null once nothing will change."""
     stages = inspection.stages(connection, row.id)
     definition: Definition = site().box.definitions.of(connection, row.version_id)
@@ -98,9 +105,11 @@ def _parts(connection: Connection, row: Row[Any]) -> tuple[dict[str, str], int |
         "result": inspection.cut(row, "output", row.output_kind),
         "files": artifacts.list_all(site().config.data / "runs", row.id),
         "deliveries": sent,
+        "again": inspection.repetitions(connection, row.id),
+        "refused": refused,
         **common(),
     }
-    parts = {name: render_template(f"parts/run_{name}.html", **values) for name in ("head", "timeline", "stages", "files", "deliveries")}
+    parts = {name: render_template(f"parts/run_{name}.html", **values) for name in PARTS}
     return parts, _next_ms(row, sent)
 
 
@@ -113,8 +122,8 @@ def _stage(row: Row[Any], waits: Mapping[int, Row[Any]], children: Sequence[Row[
 
 
 def _asking(wait: Row[Any]) -> dict[str, Any]:
-    """Give an open wait, of an approval with the label and the button's text of each outcome."""
-    choices = [(label, LABELS.get(label, label)) for label in json.loads(wait.outcomes)] if wait.kind == "approval" else []
+    """Give an open wait with the label and the text of each outcome."""
+    choices = [(label, LABELS.get(label, label)) for label in json.loads(wait.outcomes)]
     return dict(wait._mapping) | {"choices": choices, "curl": shown.report_line(site().config.base_url, wait.run_id, wait.stage)}
 
 

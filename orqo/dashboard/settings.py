@@ -188,7 +188,7 @@ def _unit(key: str, value: Any) -> str:
         return shown.span(value * 1000)
     if key.endswith("_bytes"):
         return shown.size(value)
-    return str(int(value) if isinstance(value, bool) else value)
+    return "" if value is None else str(int(value) if isinstance(value, bool) else value)
 
 
 def _setting(key: str, setting: config.Setting) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from orqo import clock
+from orqo.errors import Problem
 from orqo.inspection import Cut
 
 UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
@@ -144,7 +145,20 @@ def workflow_name(stored: str) -> str:
     return stored.partition(" deleted ")[0]
 
 
+def at(problem: Problem | None, *pointers: str) -> str:
+    """Give what a problem says of these places of a form, "" where it says nothing of them."""
+    return "; ".join(each.detail for each in problem.errors if each.pointer in pointers) if problem else ""
+
+
+def beneath(problem: Problem | None, pointer: str) -> str:
+    """Give what a problem says of a place of a form and of the places within it."""
+    found = [each for each in problem.errors if (each.pointer + "/").startswith(pointer + "/")] if problem else []
+    return "; ".join(f"{each.pointer[len(pointer) + 1 :]} {each.detail}".strip() for each in found)
+
+
 FILTERS = {
+    "at": at,
+    "beneath": beneath,
     "workflow_name": workflow_name,
     "moment": moment,
     "ago": ago,

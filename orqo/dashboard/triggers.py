@@ -10,11 +10,12 @@ from flask import Response, g, render_template, request
 from sqlalchemy import Connection, Row, select
 
 from orqo import callbacks, clock, cron, listings, triggers
-from orqo.dashboard import options, starting
+from orqo.dashboard import inputform, options, starting
 from orqo.dashboard.blueprint import blueprint
 from orqo.dashboard.drawings import unfinished
-from orqo.dashboard.pages import common, done, etag_of, field, live_answer, page, whole_number
+from orqo.dashboard.pages import Refused, common, done, etag_of, field, live_answer, page, whole_number
 from orqo.dashboard.requests import live_requests
+from orqo.dashboard.shown import as_json
 from orqo.dashboard.workflows import SOURCE_MAX, known
 from orqo.errors import NotFound, Problem
 from orqo.models import RunStatus, Trigger
@@ -28,7 +29,7 @@ BUSY_MS, CALM_MS = 1000, 5000
 @blueprint.get("/workflows/<name>/runs")
 def workflow_runs(name: str) -> Response:
     """Show the tab."""
-    return _tab(name)
+    return tab(name)
 
 
 @blueprint.get("/workflows/<name>/runs/live")
@@ -51,17 +52,31 @@ def runs_part(connection: Connection, row: Row[Any] | None) -> tuple[dict[str, s
     return {"runs": html}, BUSY_MS if any(unfinished(each.status) for each in found.rows) else CALM_MS, found
 
 
-def _tab(name: str, *, fault: Problem | None = None, at: str = "", typed: str = "") -> Response:
+def tab(name: str, refused: Refused | None = None) -> Response:
+    """Show the tab, with a form as it was typed where it was refused."""
     with site().database.read() as connection:
         row = known(connection, name)
         parts, next_ms, found = runs_part(connection, row)
         shown = _triggers(connection, row.id)
         asked = live_requests(connection, row)
+        form = _form(connection, row, refused)
+    fault = refused.fault if refused else None
+    told = {"fault": fault, "at": refused.at if refused else "", "typed": refused.typed if refused else {}, **form}
     return page(
         "workflow_runs.html", code=fault.status if fault else 200, tab="runs", workflow=row, parts=parts, etag=etag_of(parts, next_ms),
         next_ms=next_ms, live=request.query_string.decode("ascii", "ignore"), is_empty=not found.rows, triggers=shown, requests=asked,
-        fault=fault, at=at, typed=typed, example=options.EXAMPLE,
+        example=options.EXAMPLE, **told,
     )  # fmt: skip
+
+
+def _form(connection: Connection, row: Row[Any], refused: Refused | None) -> dict[str, Any]:
+    """Give Run now's fields, None where its input is typed as JSON; `other_faults` are those that belong to no field."""
+    asked = starting.fields(connection, row)
+    by_json = request.args.get("input") == "json" or (refused is not None and refused.at == "run" and refused.fields is None)
+    values: dict[str, Any] = {"fields": None if by_json else asked, "has_form": asked is not None, "other_faults": []}
+    if refused is not None and refused.fields is not None:
+        values["fields"], values["other_faults"] = inputform.with_faults(refused.fields, refused.fault.errors)
+    return values
 
 
 def _triggers(connection: Connection, workflow_id: int) -> list[dict[str, Any]]:
@@ -93,22 +108,32 @@ def _schedule(row: Row[Any]) -> dict[str, Any]:
         "schedule": told["schedule"],
         "timezone": zone,
         "input": told.get("input"),
+        "stored": {"schedule": told["schedule"], "timezone": zone, "input": _typed_again(told.get("input"))},
         "next": [(clock.to_text(each), f"{each.astimezone(ZoneInfo(zone)):%a %d %b %Y, %H:%M}") for each in moments],
     }
 
 
+def _typed_again(value: Any) -> str:
+    """Give an input as somebody would type it: nothing for null."""
+    return "" if value is None else as_json(value)
+
+
 @blueprint.post("/workflows/<name>/run")
 def run_now(name: str) -> Response:
-    """Start a run with the input that was typed, and show it."""
+    """Start a run with the input that was typed, in the fields of a form or as JSON, and show it."""
     typed = field("input", most=site().config.body_max_bytes)
+    filled: list[inputform.Field] | None = None
     try:
-        value = starting.typed_input(typed)
         with site().database.transaction() as connection:
-            run_id = starting.start(connection, known(connection, name), value)
+            row = known(connection, name)
+            asked = starting.fields(connection, row) if field("by", most=10) == "form" else None
+            filled = starting.filled(asked) if asked is not None else None
+            value = inputform.value_of(filled) if filled is not None else starting.typed_input(typed)
+            run_id = starting.start(connection, row, value)
     except NotFound:
         raise
     except Problem as fault:
-        return _tab(name, fault=fault, at="run", typed=typed)
+        return tab(name, Refused(fault, "run", {"input": typed}, filled))
     starting.announce(run_id)
     return done("run", "started", run_id=run_id)
 
@@ -127,7 +152,7 @@ def create_trigger(name: str) -> Response:
     except NotFound:
         raise
     except Problem as fault:
-        return _tab(name, fault=fault, at="trigger", typed=wanted)
+        return tab(name, Refused(fault, "trigger", {"name": wanted}))
     return done("workflow_runs", "created", name=name, _anchor=f"trigger-{wanted}")
 
 
@@ -136,9 +161,10 @@ def switch_trigger(trigger_id: int) -> Response:
     """Let a trigger fire, or not."""
     enabled = field("enabled", most=1) == "1"
     with site().database.transaction() as connection:
-        row = _trigger(connection, trigger_id)
+        row = known_trigger(connection, trigger_id)
         triggers.set_enabled(connection, trigger_id, enabled=enabled)
-    return _back(row, "enabled" if enabled else "disabled")
+    told = ("continued", "paused") if row.kind == "schedule" else ("enabled", "disabled")
+    return back_to(row, told[0] if enabled else told[1])
 
 
 @blueprint.post("/triggers/<int:trigger_id>/options")
@@ -146,7 +172,7 @@ def set_trigger_options(trigger_id: int) -> Response:
     """Change what a webhook asks of its requests."""
     typed = field("options", most=SOURCE_MAX)
     with site().database.read() as connection:
-        row = _trigger(connection, trigger_id)
+        row = known_trigger(connection, trigger_id)
     if row.kind != "webhook":
         raise NotFound("There is no such webhook.")
     try:
@@ -156,34 +182,36 @@ def set_trigger_options(trigger_id: int) -> Response:
     except NotFound:
         raise
     except Problem as fault:
-        return _tab(row.workflow_name, fault=fault, at=f"options-{trigger_id}", typed=typed)
-    return _back(row, "options")
+        return tab(row.workflow_name, Refused(fault, f"options-{trigger_id}", {"options": typed}))
+    return back_to(row, "options")
 
 
 @blueprint.post("/triggers/<int:trigger_id>/rotate")
 def rotate_trigger(trigger_id: int) -> Response:
     """Give a trigger a new URL."""
     with site().database.transaction() as connection:
-        row = _trigger(connection, trigger_id)
+        row = known_trigger(connection, trigger_id)
         triggers.rotate(connection, trigger_id, key=site().key)
-    return _back(row, "rotated")
+    return back_to(row, "rotated")
 
 
 @blueprint.post("/triggers/<int:trigger_id>/delete")
 def delete_trigger(trigger_id: int) -> Response:
     """Delete a trigger."""
     with site().database.transaction() as connection:
-        row = _trigger(connection, trigger_id)
+        row = known_trigger(connection, trigger_id)
         callbacks.remove_those_of_trigger(connection, trigger_id, now=g.now)
         triggers.remove(connection, trigger_id)
     return done("workflow_runs", "deleted", name=row.workflow_name)
 
 
-def _trigger(connection: Connection, trigger_id: int) -> Row[Any]:
+def known_trigger(connection: Connection, trigger_id: int) -> Row[Any]:
+    """Give a trigger's row; NotFound in the words of the pages."""
     if not 0 < trigger_id <= listings.LARGEST_ID:
         raise NotFound("There is no such trigger.")
     return triggers.get(connection, trigger_id)
 
 
-def _back(row: Row[Any], what: str) -> Response:
+def back_to(row: Row[Any], what: str) -> Response:
+    """Send the browser back to a trigger on its tab."""
     return done("workflow_runs", what, name=row.workflow_name, _anchor=f"trigger-{row.name}")

@@ -28,7 +28,8 @@ function follow(region) {
         etag = answer.headers.get("ETag") || "";
         nextMs = next_ms || 0;
         for (const [name, html] of Object.entries(parts)) {
-          if (shown[name] !== html) replace(region.querySelector(`[data-part="${name}"]`), html);
+          const part = region.querySelector(`[data-part="${name}"]`);
+          if (shown[name] !== html && part) replace(part, html);
           shown[name] = html;
         }
       }
@@ -43,21 +44,31 @@ function follow(region) {
   plan();
 }
 
-// What somebody opened or closed stays so, and the keyboard stays where it is. What is open by itself has data-open.
+// What somebody opened or closed stays so, what was typed stays, and the keyboard stays where it is. What is open by itself
+// has data-open.
 function replace(part, html) {
-  if (!part) return;
+  const fresh = document.createElement("template");
+  fresh.innerHTML = html;
+  prepare(fresh.content);
+  // The page itself was the first answer: what is the same is left alone, with the cursor in it.
+  if (fresh.innerHTML === part.innerHTML) return;
+  const typed = new Map([...part.querySelectorAll(TYPED)].map((each) => [field(each), each.value]));
   const changed = [...part.querySelectorAll("details[id]")].filter((each) => each.open !== ("open" in each.dataset));
   const states = new Map(changed.map((each) => [each.id, each.open]));
   const focused = part.contains(document.activeElement) ? address(part, document.activeElement) : null;
-  const fresh = document.createElement("template");
-  fresh.innerHTML = html;
   part.replaceChildren(fresh.content);
   for (const [id, open] of states) {
     const details = document.getElementById(id);
     if (details) details.open = open;
   }
-  prepare(part);
+  for (const each of part.querySelectorAll(TYPED)) if (typed.has(field(each))) each.value = typed.get(field(each));
   if (focused) find(part, focused)?.focus({ preventScroll: true });
+}
+
+const TYPED = "textarea, select, input:not([type=hidden], [type=checkbox], [type=radio])";
+
+function field(element) {
+  return `${element.form?.action} ${element.name}`;
 }
 
 const FOCUSABLE = "a, button, summary, input, select, textarea, [tabindex]";
@@ -151,3 +162,5 @@ function openTarget() {
 addEventListener("hashchange", openTarget);
 openTarget();
 prepare(document);
+// A form that was refused: to the first field that is wrong.
+document.querySelector("main [aria-invalid]")?.focus();
