@@ -24,6 +24,10 @@ DELIVERY = (
     " finished_at) VALUES (?,?,?,?,1,?,?,?,?,?,1,?,?)"
 )
 ATTEMPT = "INSERT INTO attempts (delivery_id, number, started_at, duration_ms, status_code, reason, detail) VALUES (?,1,?,?,?,?,?)"
+REQUEST = (
+    "INSERT INTO requests (endpoint, received_at, trigger_id, run_id, status_code, verdict, reason, method, size, webhook_id, event, body)"
+    " VALUES (?,?,?,?,?,?,?,'POST',?,?,?,?)"
+)
 URL = json.dumps(["https://ci.example.com/done"])
 CHUNK = 2000
 
@@ -53,6 +57,27 @@ def history(
             connection.executemany(ATTEMPT, attempts)
         connection.execute("COMMIT")
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+
+
+def requests(path: Path, trigger_id: int, *, count: int, now: datetime) -> None:
+    """Write a full request log: calls of a webhook, and of /callback events and reports, some of which were refused."""
+    body = json.dumps({"text": "x" * 2000}).encode()
+    kinds = (
+        ("hook", trigger_id, 201, "accepted", None, None),
+        ("hook", trigger_id, 401, "refused", "its signature does not fit", None),
+        ("callback", None, 200, "received", None, "run.completed"),
+        ("callback", None, 200, "accepted", None, None),
+        ("callback", None, 422, "refused", "The outcome must be one of good, bad.", None),
+    )
+    connection = db.sqlite_module().connect(path, isolation_level=None)
+    connection.execute("BEGIN IMMEDIATE")
+    for number in range(count):
+        endpoint, trigger, code, verdict, reason, event = kinds[number % len(kinds)]
+        moment = clock.to_text(now - timedelta(seconds=count - number))
+        row = (endpoint, moment, trigger, number + 1, code, verdict, reason, len(body), f"msg_{number}" if event else None, event, body)
+        connection.execute(REQUEST, row)
+    connection.execute("COMMIT")
     connection.close()
 
 

@@ -1,7 +1,7 @@
 """The dashboard's pages: server time of each with a small database and with a large one, side by side.
 
 `python -m bench pages [--runs 100000] [--stages 10]`: the large one holds that many runs with that many stages each, a
-delivery and an attempt for each run, all within the last 48 hours: the most that Home could have to count.
+delivery and an attempt for each run and a full request log, all within the last 48 hours: the most that Home could have to count.
 """
 
 from __future__ import annotations
@@ -14,17 +14,24 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import update
+
 from bench import fill
-from orqo import apply, clock, create_app, dashboard, db, definition, instance, people, triggers, valkey, workflows
+from orqo import apply, clock, create_app, dashboard, db, definition, instance, people, requestlog, triggers, valkey, workflows
 from orqo.config import Config
+from orqo.models import Run
 
 SMALL_RUNS = 100
 REPEATS = 25
+REPETITIONS = 20
 LIMIT_MS = 100
 WORKFLOW = """
 name: build
 callbacks:
   - {url: "https://ci.example.com/done"}
+input_schema: {type: object, properties: {branch: {type: string}, release: {type: boolean}, tags: {type: array}}}
+triggers:
+  - {name: nightly, schedule: "15 2 * * 1-5", timezone: Europe/Paris}
 stages:
   - {name: fetch, command: [git, fetch]}
   - {name: compile, command: [make]}
@@ -57,6 +64,10 @@ def _measured(data: Path, redis_url: str, *, runs: int, stages: int) -> dict[str
     workflow, token = _made(database, key)
     began = time.monotonic()
     fill.history(data / "orqo.db", workflow, runs=runs, stages=stages, now=clock.now(), over=timedelta(hours=48))
+    fill.requests(data / "orqo.db", workflow["trigger_id"], count=min(runs, requestlog.KEPT_MAX), now=clock.now())
+    with database.transaction() as connection:
+        # The newest run was repeated, by runs that are as far away as can be.
+        connection.execute(update(Run).where(Run.id <= REPETITIONS).values(rerun_of=runs))
     print(f"filled with {runs:,} runs and {runs * stages:,} stages in {time.monotonic() - began:.1f} s")
     app = create_app(config)
     dashboard.warm(app)
@@ -89,7 +100,9 @@ def _paths(newest: int) -> list[tuple[str, str]]:
         "/workflows/build/runs?status=stopped", "/workflows/build/runs?before=<middle>", "/workflows/build/runs?status=pending",
         "/workflows/build/callbacks", "/runs", "/runs?status=failed", "/runs?status=stopped&before=<middle>", "/runs/<id>",
         "/runs/<id>/live", "/runs/<id>/stages/1/output", "/deliveries", "/deliveries?status=dead", "/deliveries?status=pending",
-        "/deliveries/<id>", "/received", "/settings/tokens", "/settings/people", "/settings/instance",
+        "/deliveries/<id>", "/received", "/received/reports", "/received/reports?verdict=refused", "/received/reports?verdict=duplicate",
+        "/requests/1", "/workflows/build/runs?input=json", "/workflows/build/runs?verdict=duplicate", "/workflows/build/edit",
+        "/new-workflow", "/docs", "/settings/tokens", "/settings/people", "/settings/instance",
     )  # fmt: skip
     return [(each, each.replace("<id>", str(newest)).replace("<middle>", str(newest // 2))) for each in patterns]
 

@@ -279,7 +279,7 @@ def test_a_form_of_another_type_is_refused(shown: Visitor) -> None:
 
 PAGES = [
     "/", "/workflows", "/workflows/hello", "/workflows/hello/edit", "/workflows/hello/runs", "/workflows/broken/callbacks",
-    "/new-workflow", "/runs", "/runs/1", "/runs/2", "/deliveries", "/deliveries/1", "/received",
+    "/new-workflow", "/runs", "/runs/1", "/runs/2", "/deliveries", "/deliveries/1", "/received", "/received/reports",
     "/requests/1", "/requests/2", "/settings/tokens", "/settings/people", "/settings/instance",
 ]  # fmt: skip
 LIVE = ["/live", "/runs/live", "/runs/2/live", "/workflows/broken/runs/live", "/workflows/broken/requests/live"]

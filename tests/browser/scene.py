@@ -100,6 +100,29 @@ stages:
   - {name: roll-out, stub: {output: {ok: true}}, when: {stages.sign-off.outcome: approved}}
   - {name: announce, workflow: {name: hello, input: {name: "${stages.build.output.image}"}}}
 """
+ORDER = """name: book-order
+description: Books what a shop sold
+input_schema:
+  type: object
+  required: [customer, amount, express]
+  properties:
+    customer: {type: string, title: Customer, minLength: 2, description: Whoever pays for it}
+    amount: {type: integer, title: Amount, minimum: 1, maximum: 100, default: 1}
+    size: {title: Size, enum: [small, medium, large]}
+    due: {type: string, format: date, title: Due}
+    express: {type: boolean, title: Send it by express}
+    gift: {type: boolean, title: Wrap it as a gift}
+    address: {type: object, title: Address, required: [city], properties: {city: {type: string}}}
+stages:
+  - {name: book, stub: {output: {customer: "${input.customer}", amount: "${input.amount}"}}}
+"""
+REVIEW = """name: review
+description: Waits for somebody else's verdict
+stages:
+  - {name: send, stub: {output: sent}}
+  - {name: verdict, wait: {timeout: 2h}, outcomes: [good, bad], routing: {bad: end}}
+  - {name: publish, stub: {output: "${stages.verdict.output}"}}
+"""
 FLAKY = """name: sync-crm
 stages:
   - name: push
@@ -112,7 +135,7 @@ stages:
 
 
 @contextmanager
-def service(**changes: str) -> Iterator[Service]:
+def service(parts: tuple[str, ...] = ("app", "worker"), **changes: str) -> Iterator[Service]:
     """Run web, worker and a Valkey of their own on a fresh box."""
     with tempfile.TemporaryDirectory(prefix="orqo-browser-") as folder, valkey.running(Path(folder)) as redis_url:
         Path(folder).chmod(0o711)
@@ -121,10 +144,10 @@ def service(**changes: str) -> Iterator[Service]:
         box = _box(settings)
         env = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **settings}
         made = Service(box, env, log=Path(folder) / "service.log")
-        made.start("app")
-        made.start("worker")
+        for part in parts:
+            made.start(part)
         try:
-            made.wait_ready()
+            made.wait_ready(path="/readyz" if "worker" in parts else "/healthz")
             yield made
         finally:
             for name in list(made.processes):
@@ -168,7 +191,7 @@ def sign_in(page: Page, box: TestBox) -> None:
 def live_in(made: Service) -> dict[str, int]:
     """Fill a box with a past and a present; gives the ids of runs worth looking at."""
     box = made.box
-    for source in (TRIAGE, RELEASE.replace("BASE", made.url), SLOW, FLAKY, DEPLOY):
+    for source in (TRIAGE, RELEASE.replace("BASE", made.url), SLOW, FLAKY, DEPLOY, ORDER, REVIEW):
         box.apply(source)
     hooks = {name: box.hook("release", name) for name in ("github", "cron")} | {"hello": box.hook("hello", "example")}
     _past(box)
@@ -189,9 +212,35 @@ def live_in(made: Service) -> dict[str, int]:
     _decide(box, ids["decided"], "rejected")
     ids["asking"] = fire(made, box.hook("deploy", "ci"), {"version": "2.7.1"})
     wait_for(lambda: box.run(ids["decided"])["finished_at"] and box.run(ids["asking"])["status"] == "waiting")
+    ids |= _repeated(box, ids["failed"]) | _reported(made)
+    with box.database.transaction() as connection:
+        options = definition.parse_schedule("30 7 * * 1-5", zone="Europe/Paris", value={"customer": "Ada"}).options
+        row = workflows.get(connection, "book-order")
+        triggers.create(connection, workflow_id=row.id, name="mornings", key=box.key, origin="dashboard", now=clock.now(), options=options)
     box.token("trigger", "read")
     box.token("read", expires_at=clock.now() + timedelta(days=30))
     return ids
+
+
+def _repeated(box: TestBox, run_id: int) -> dict[str, int]:
+    """Repeat a run."""
+    with box.database.transaction() as connection:
+        made = runs.rerun(box.box, connection, run_id, origin="dashboard", now=clock.now())
+    box.bell.wake_workers()
+    wait_for(lambda: box.run(made)["finished_at"])
+    return {"repetition": made}
+
+
+def _reported(made: Service) -> dict[str, int]:
+    """Let a run wait for a report, and refuse one that does not fit."""
+    box = made.box
+    run_id = fire(made, box.hook("review", "outside"), {"document": 12})
+    wait_for(lambda: box.run(run_id)["status"] == "waiting")
+    report = {"workflow_run_id": run_id, "stage": "verdict", "status": "completed", "outcome": "splendid"}
+    headers = {"Authorization": f"Bearer {box.token('callback')}", "User-Agent": "Reviewer/2"}
+    answer = requests.post(f"{made.url}/api/v1/callback", json=report, headers=headers, timeout=10)
+    assert answer.status_code == 422, answer.text
+    return {"reporting": run_id, "misreport": int(box.rows("SELECT max(id) AS id FROM requests")[0]["id"])}
 
 
 def _refused(made: Service) -> dict[str, int]:

@@ -36,6 +36,7 @@ def pages(ids: dict[str, int]) -> dict[str, str]:
         "workflow-edit": "/workflows/release/edit",
         "workflow-runs": "/workflows/release/runs",
         "workflow-triggers": "/workflows/deploy/runs",
+        "workflow-form": "/workflows/book-order/runs",
         "request-refused": f"/requests/{ids['refused']}",
         "workflow-callbacks": "/workflows/release/callbacks",
         "workflow-new": "/new-workflow",
@@ -45,10 +46,14 @@ def pages(ids: dict[str, int]) -> dict[str, str]:
         "run-detour": f"/runs/{ids['detour']}",
         "run-asking": f"/runs/{ids['asking']}",
         "run-decided": f"/runs/{ids['decided']}",
+        "run-reporting": f"/runs/{ids['reporting']}",
+        "run-repetition": f"/runs/{ids['repetition']}",
         "run-running": f"/runs/{ids['running']}",
         "deliveries": "/deliveries",
         "delivery": "/deliveries/1",
         "received": "/received",
+        "received-reports": "/received/reports",
+        "request-misreport": f"/requests/{ids['misreport']}",
         "received-one": f"/received/{ids['received']}",
         "settings-tokens": "/settings/tokens",
         "settings-people": "/settings/people",
@@ -65,6 +70,7 @@ EMPTY = {
     "empty-callbacks": "/workflows/hello/callbacks",
     "empty-deliveries": "/deliveries",
     "empty-received": "/received",
+    "empty-reports": "/received/reports",
     "empty-tokens": "/settings/tokens",
 }
 
@@ -117,6 +123,15 @@ def _special(browser: Browser, made: Service, folder: Path) -> None:
     page.get_by_label("Name").fill("ci")
     page.get_by_role("button", name="Make token").click()
     page.screenshot(path=folder / "token-made.png", full_page=True)
+    page.goto(made.url + "/workflows/book-order/runs")
+    page.get_by_label("Address").fill("Paris")
+    page.locator("#run-now form").evaluate("(form) => form.noValidate = true")
+    page.get_by_role("button", name="Run now").click()
+    page.screenshot(path=folder / "workflow-form-faults.png", full_page=True)
+    page.get_by_text("Change when it fires").click()
+    page.locator("[id^=when-]").first.fill("every morning")
+    page.get_by_role("button", name="Save when").click()
+    page.screenshot(path=folder / "schedule-faults.png", full_page=True)
     page.goto(made.url + "/workflows/hello/runs")
     page.get_by_text("Rotate").first.click()
     page.screenshot(path=folder / "workflow-question.png", full_page=True)

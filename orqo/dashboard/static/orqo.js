@@ -162,5 +162,5 @@ function openTarget() {
 addEventListener("hashchange", openTarget);
 openTarget();
 prepare(document);
-// A form that was refused: to the first field that is wrong.
-document.querySelector("main [aria-invalid]")?.focus();
+// A form that was refused: to the first field that is wrong. Once all is loaded, for the address's # takes the focus away.
+addEventListener("load", () => document.querySelector("main [aria-invalid]")?.focus());
