@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import shlex
 from typing import Any
 
 import pytest
@@ -185,6 +186,18 @@ def test_a_required_property_that_may_be_null_is_null_when_it_is_empty() -> None
     schema = {"type": "object", "required": ["a"], "properties": {"a": {"type": ["string", "null"]}, "b": {"type": "string"}}}
 
     assert inputform.value_of(inputform.fields(schema) or []) == {"a": None}
+
+
+def test_the_first_curl_line_fits_the_schema_and_is_safe_to_paste(box: TestBox, visitor: Visitor) -> None:
+    properties = {"it's": {"type": "string"}, "$(id)": {"enum": ["`id`", "b"]}, "n": {"type": "integer", "default": "no number"}}
+    schema = {"type": "object", "required": ["it's", "$(id)", "n"], "properties": properties}
+    made = box.apply(f"name: quoted\ninput_schema: {json.dumps(schema)}\nstages: [{{name: a, stub: {{}}}}]")
+
+    line = re.search(r'<pre id="first-run"[^>]*>(.*?)</pre>', visitor.get("/workflows/quoted/runs").text, re.DOTALL)
+
+    assert line
+    words = shlex.split(html.unescape(line[1]))
+    assert json.loads(words[-1]) == {"workflow_id": made.id, "input": {"it's": "…", "$(id)": "`id`", "n": "no number"}}
 
 
 def test_a_hostile_schema_and_what_is_typed_are_text(box: TestBox, visitor: Visitor) -> None:

@@ -20,6 +20,8 @@ FIELDS_MAX = 40
 CHOICES_MAX = 100
 LONG_TEXT = 200
 SIMPLE = ("string", "number", "integer", "boolean")
+TEXTS = ("text", "long", "date")
+SAMPLES: dict[str, Json] = {"text": "…", "long": "…", "date": "2026-01-31", "number": 1, "integer": 1, "check": True}
 # Where the property itself does not say what it holds.
 COMBINED = ("$ref", "$dynamicRef", "oneOf", "anyOf", "allOf", "not", "if")
 
@@ -58,8 +60,6 @@ def _field(name: str, schema: Mapping[str, Any], required: bool) -> Field:
     hints = [str(schema[key]) for key in ("description",) if schema.get(key)]
     if kind == "json":
         hints.append("JSON" if schema.get("type") not in ("array", "object") else f"JSON: {'[…]' if schema['type'] == 'array' else '{…}'}")
-    if not required and kind != "check":
-        hints.append("may be left out")
     return Field(
         name,
         kind,
@@ -106,9 +106,24 @@ def _limits(kind: str, schema: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _written(kind: str, value: Json) -> str:
-    if kind in ("text", "long", "date") and isinstance(value, str):
+    if kind in TEXTS and isinstance(value, str):
         return value
     return json.dumps(value, indent=2, ensure_ascii=False) if kind == "json" else jsontext.dump(value)
+
+
+def sample(asked: Sequence[Field] | None) -> str:
+    """Give an input as somebody might send it, in one line of JSON; it need not keep what the schema says beyond types."""
+    if asked is None:
+        return '{"name": "world"}'
+    return json.dumps({each.name: _sampled(each) for each in asked if each.required or each.value}, ensure_ascii=False)
+
+
+def _sampled(field: Field) -> Json:
+    if field.value:
+        return field.value if field.kind in TEXTS else json.loads(field.value)
+    if field.choices:
+        return json.loads(field.choices[0][0])
+    return SAMPLES.get(field.kind)
 
 
 # ── read back ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -142,7 +157,7 @@ def value_of(filled: Sequence[Field]) -> dict[str, Any]:
 
 
 def _read(field: Field) -> Any:
-    if field.kind in ("text", "long", "date"):
+    if field.kind in TEXTS:
         return field.value
     try:
         value = jsontext.parse(field.value.strip().encode("utf-8", "surrogatepass"))

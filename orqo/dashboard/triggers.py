@@ -15,9 +15,10 @@ from orqo.dashboard.blueprint import blueprint
 from orqo.dashboard.drawings import unfinished
 from orqo.dashboard.pages import Refused, common, done, etag_of, field, live_answer, page, whole_number
 from orqo.dashboard.requests import live_requests
-from orqo.dashboard.shown import as_json
+from orqo.dashboard.shown import as_json, trigger_line
 from orqo.dashboard.workflows import SOURCE_MAX, known
 from orqo.errors import NotFound, Problem
+from orqo.inspection import Cut
 from orqo.models import RunStatus, Trigger
 from orqo.site import site
 from orqo.webhook import Options
@@ -73,7 +74,10 @@ def _form(connection: Connection, row: Row[Any], refused: Refused | None) -> dic
     """Give Run now's fields, None where its input is typed as JSON; `other_faults` are those that belong to no field."""
     asked = starting.fields(connection, row)
     by_json = request.args.get("input") == "json" or (refused is not None and refused.at == "run" and refused.fields is None)
-    values: dict[str, Any] = {"fields": None if by_json else asked, "has_form": asked is not None, "other_faults": []}
+    sample = inputform.sample(asked)
+    first_line = trigger_line(site().config.base_url, row.id, Cut(sample.encode(), len(sample.encode()), "json"))
+    values: dict[str, Any] = {"has_form": asked is not None, "other_faults": [], "sample": sample, "first_line": first_line}
+    values["fields"] = None if by_json else asked
     if refused is not None and refused.fields is not None:
         values["fields"], values["other_faults"] = inputform.with_faults(refused.fields, refused.fault.errors)
     return values
