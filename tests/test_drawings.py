@@ -90,7 +90,17 @@ def test_spans_are_written_in_two_units_at_most(ms: float | None, text: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "just now"), (-5, "5 s ago"), (-3700, "1 h ago"), (90, "in 1 min"), (-90_000, "1 d ago")]
+    ("seconds", "text"),
+    [
+        (0, "just now"),
+        (-5, "5 s ago"),
+        (-3700, "1 h ago"),
+        (90, "in 1 min"),
+        (-90_000, "1 d ago"),
+        (28_790, "in 8 h"),
+        (3590, "in 1 h"),
+        (5000, "in 1 h"),
+    ],
 )
 def test_times_are_written_from_now(seconds: float, text: str) -> None:
     assert shown.ago(at(seconds), NOW) == text

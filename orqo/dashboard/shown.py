@@ -24,11 +24,15 @@ def moment(text: str | None) -> str:
 
 
 def ago(text: str, now: datetime) -> str:
-    """Give how long ago a stored time was, or how soon it will be, in its largest unit."""
+    """Give how long ago a stored time was, or how soon it will be, in its largest unit.
+
+    What is nearly full is full for a time to come: a deadline in eight hours is not told as seven, a moment after it was set.
+    """
     seconds = (now - clock.from_text(text)).total_seconds()
+    slack = 0.0 if seconds > 0 else 0.05
     for unit_s, name in UNITS:
-        if abs(seconds) >= unit_s:
-            number = int(abs(seconds) // unit_s)
+        number = int(abs(seconds) / unit_s + slack)
+        if number:
             return f"{number} {name} ago" if seconds > 0 else f"in {number} {name}"
     return "just now"
 
