@@ -310,7 +310,10 @@ class Rules:
         self._end(run, "stopped")
 
     def hand_back(self, run: Run) -> None:
-        run.status, run.entries[-1].status = "pending", "pending"
+        """Give a run back whose stage has not begun: that was no attempt. One that goes on after its wait was counted before."""
+        entry = run.entries[-1]
+        run.status, entry.status = "pending", "pending"
+        entry.attempts -= int(entry.wait is None or entry.wait.state == "open")
 
     def lose_worker(self, run: Run) -> None:
         run.lost += 1

@@ -220,7 +220,7 @@ class Sequence:
     def hand_back(self) -> None:
         for slot, held in list(self._holding())[:1]:
             self.told.append(f"worker {slot} hands back")
-            runs.hand_back(self.real, held.claim, elapsed_ms=held.elapsed_ms)
+            runs.hand_back(self.real, held.claim, began=False, elapsed_ms=held.elapsed_ms)
             self.rules.hand_back(self.rules.runs[held.claim.run.id])
             self.held[slot] = None
 

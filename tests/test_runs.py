@@ -480,6 +480,19 @@ def test_claims_count_for_one_stage_only(box: TestBox) -> None:
     assert box.run(run_id)["status"] == "completed"
 
 
+def test_workers_that_an_earlier_stage_cost_are_forgotten_by_who_hands_the_next_back(box: TestBox) -> None:
+    run_id = workflow(box)
+    for _ in range(runs.CLAIMS_MAX - 1):
+        claimed(box)
+        lose(box)
+    held = record(box, claimed(box))
+    assert held is not None
+
+    runs.hand_back(box.box, held, began=False, elapsed_ms=0)
+
+    assert row(box, run_id)["claims"] == 0
+
+
 def test_a_stage_that_was_handed_back_before_it_began_made_no_attempt(box: TestBox) -> None:
     run_id = workflow(box)
     runs.hand_back(box.box, claimed(box), began=False, elapsed_ms=0)

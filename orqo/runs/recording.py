@@ -55,7 +55,7 @@ def record(
     crashpoints.reach("result-recorded")
     if not go_on:
         return None
-    return replace(claim, stage=following, stage_row=row, history=history, leased_until=leased_until, ended=None)
+    return replace(claim, stage=following, stage_row=row, history=history, leased_until=leased_until, ended=None, went_on=True)
 
 
 def record_failure(box: Box, claim: Claim, end: StageEnd, *, wait_s: float | None, elapsed_ms: int, now: datetime) -> Claim | None:
@@ -88,7 +88,7 @@ def hand_back(box: Box, claim: Claim, *, began: bool, elapsed_ms: int) -> None:
     A stage that never `began` has made no attempt, though the claim counted one.
     """
     with box.database.transaction() as connection:
-        changes = NO_LEASE | {"status": RunStatus.PENDING, "claims": claim.run.claims - 1}
+        changes = NO_LEASE | {"status": RunStatus.PENDING, "claims": 0 if claim.went_on else claim.run.claims - 1}
         _change(connection, claim, changes | {"running_ms": claim.run.running_ms + elapsed_ms})
         # One that goes on after its wait was counted when it began to wait.
         attempts = claim.stage_row.attempts - int(not began and claim.ended is None)

@@ -133,7 +133,8 @@ class Claim:
     """What a worker holds: a running run, its definition, the stage execution to work on and those before it.
 
     `ended` is what ended the stage's wait, where it has waited. Until `leased_until`, by this machine's own boot clock and
-    whatever clock the database has, nobody else can have taken the run over.
+    whatever clock the database has, nobody else can have taken the run over. `went_on` says that a stage was passed under
+    this claim, so that the workers which were lost before no longer count.
     """
 
     run: Row[Any]
@@ -143,6 +144,7 @@ class Claim:
     history: tuple[Row[Any], ...]
     leased_until: float
     ended: WaitEnd | None = None
+    went_on: bool = False
 
     @property
     def held(self) -> dict[str, int]:
