@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 from sequences import Sequence
 
-from support import TestBox, fresh_box, fresh_settings
+from support import TestBox, fresh_box, fresh_settings, sqlite_only
 
+# What is looked at is read from SQLite's file, without our layers.
+pytestmark = sqlite_only
 FULL = bool(os.environ.get("ORQO_TEST_FULL"))
 BATCH, BATCHES = (100, 100) if FULL else (20, 1)
 
