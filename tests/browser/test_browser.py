@@ -55,8 +55,8 @@ def test_from_a_sign_in_link_to_a_stopped_run(context: Any, lived: Any) -> None:
     # A webhook trigger is made; its URL is copied from the page and POSTed to.
     page.get_by_role("link", name="Workflows").click()
     page.get_by_role("link", name="relay", exact=True).click()
-    page.get_by_label("New webhook trigger").fill("outside")
-    page.get_by_role("button", name="Create trigger").click()
+    page.locator("#new-trigger").get_by_label("Name").fill("outside")
+    page.get_by_role("button", name="Create webhook").click()
     url = page.locator("pre", has_text="/api/v1/hooks/").first.inner_text()
     run_id = requests.post(url, json={"name": "Ada"}, timeout=5).json()["workflow_run_id"]
 
@@ -153,7 +153,7 @@ def test_everything_but_live_updates_works_without_a_script(browser: Any, lived:
     page = context.new_page()
     scene.sign_in(page, made.box)
     page.goto(made.url + "/workflows/hello/runs")
-    page.get_by_label("Input").fill('{"name": "no script"}')
+    page.locator("#run-now").get_by_label("Input").fill('{"name": "no script"}')
     page.locator("#run-now").get_by_role("button", name="Run now").click()
 
     scene.wait_for(lambda: (page.reload(), page.locator("h1 + .status").inner_text() == "completed")[1])
