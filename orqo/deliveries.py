@@ -8,36 +8,53 @@ from __future__ import annotations
 
 import base64
 import json
-import random
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import datetime
+from typing import Any, cast
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
-from sqlalchemy import Connection, Row, and_, func, insert, not_, or_, select, update
-from sqlalchemy.orm import aliased
+from sqlalchemy import Connection, Row, Table, bindparam, exists, func, not_, or_, select, update
 
-from orqo import callbacks, clock, crashpoints, leases, outbound, signing
+from orqo import clock, leases, outbound, signing
 from orqo.db import Database
 from orqo.errors import Conflict, NotFound
-from orqo.models import Attempt, Callback, Delivery, DeliveryStatus
+from orqo.models import Attempt, Callback, Delivery, DeliveryStatus, Run
 from orqo.secretstore import SecretStore
+from orqo.slots import Room
 
 ANSWER_MAX_BYTES = 16384
 EXCERPT_BYTES = 4096
 TIMEOUT_S = 15.0
 LEASE_S = 45.0
-JITTER = 0.1
 GONE = 410
-REDELIVER_LIMIT = 10_000
-# No host is called so: every one has its port.
-GUARDED = "guarded"
-GUARDED_MAX = 24
+REDELIVER_BATCH = 1000
+# How many of the longest due are looked at for those that there is room for.
+WINDOW = 200
 PREVIOUS = "_PREVIOUS"
-COLUMNS = Delivery.__table__
+COLUMNS = cast(Table, Delivery.__table__)
 NO_LEASE: dict[str, Any] = {"lease_owner": None, "lease_boot": None, "lease_until": None}
+# Built once: SQLAlchemy takes longer to put such a statement together than SQLite to carry it out.
+DUE = (
+    select(COLUMNS.c.id, COLUMNS.c.host, COLUMNS.c.guarded)
+    .where(
+        COLUMNS.c.status == DeliveryStatus.PENDING,
+        COLUMNS.c.next_attempt_at <= bindparam("now"),
+        or_(COLUMNS.c.lease_owner.is_(None), COLUMNS.c.lease_boot != bindparam("boot"), COLUMNS.c.lease_until <= bindparam("seconds")),
+        COLUMNS.c.guarded <= bindparam("guarded"),
+        not_(COLUMNS.c.host.in_(bindparam("full", expanding=True))),
+    )
+    .order_by(COLUMNS.c.next_attempt_at, COLUMNS.c.id)
+    .limit(bindparam("most"))
+)
+# Two dispatchers on PostgreSQL pass each other by.
+DUE_LOCKED = DUE.with_for_update(skip_locked=True)
+LEASED = (
+    update(COLUMNS)
+    .where(COLUMNS.c.id.in_(bindparam("ids", expanding=True)))
+    .values(lease_owner=bindparam("owner"), lease_boot=bindparam("lease_in"), lease_until=bindparam("lease_to"))
+    .returning(*COLUMNS.c)
+)
 
 
 @dataclass(frozen=True)
@@ -67,76 +84,39 @@ class Sender:
     key: bytes
 
 
-def claim_due(
-    database: Database, *, owner: str, limit: int, per_host: int, in_flight: Mapping[str, int], slow: Collection[str] = (), now: datetime
-) -> list[Row[Any]]:
+def claim_due(database: Database, *, owner: str, room: Room, now: datetime) -> list[Row[Any]]:
     """Lease deliveries that are due and free, the longest due first; one commit, none where nothing is due.
 
-    At most `limit`, and at most `per_host` to one host with those `in_flight` already, one to a `slow` one: receivers that
-    hang hold no others up. `in_flight` counts what a request's own URL influences under GUARDED too, of which there are at
-    most GUARDED_MAX: whoever may start runs can name many hosts.
+    No more than there is room for, in all and at each host: receivers that hang hold no others up.
     """
-    full = _full_hosts(in_flight, per_host, slow)
+    if room.slots <= 0:
+        return []
     with database.read() as connection:
-        if not connection.execute(_due(database, connection, full, now).limit(1)).first():
+        if connection.execute(DUE, _wanted(database, connection, room, now) | {"most": 1}).first() is None:
             return []
     with database.transaction() as connection:
-        room: dict[str, Any] = {"limit": limit, "per_host": per_host, "in_flight": in_flight, "slow": slow}
-        return claim_some(database, connection, owner=owner, **room, now=now)
+        return claim_some(database, connection, owner=owner, room=room, now=now)
 
 
-def claim_some(
-    database: Database,
-    connection: Connection,
-    *,
-    owner: str,
-    limit: int,
-    per_host: int,
-    in_flight: Mapping[str, int],
-    slow: Collection[str] = (),
-    now: datetime,
-) -> list[Row[Any]]:
+def claim_some(database: Database, connection: Connection, *, owner: str, room: Room, now: datetime) -> list[Row[Any]]:
     """Do what `claim_due` does within the caller's transaction."""
-    if limit <= 0:
+    if room.slots <= 0:
         return []
+    wanted = _wanted(database, connection, room, now)
+    due = connection.execute(DUE_LOCKED, wanted | {"most": WINDOW}).all()
+    chosen = [row.id for row in due if room.take(row.host, guarded=bool(row.guarded))]
+    if not chosen:
+        return []
+    lease = {"owner": owner, "lease_in": wanted["boot"], "lease_to": wanted["seconds"] + LEASE_S}
+    rows = {row.id: row for row in connection.execute(LEASED, {"ids": chosen} | lease)}
+    return [rows[each] for each in chosen]
+
+
+def _wanted(database: Database, connection: Connection, room: Room, now: datetime) -> dict[str, Any]:
     reading = database.lease_clock(connection)
-    due = _due(database, connection, _full_hosts(in_flight, per_host, slow), now)
-    due = due.limit(limit * 4).with_for_update(skip_locked=True)
-    chosen = _chosen(connection.execute(due).all(), limit, per_host, in_flight, slow)
-    if chosen:
-        lease = {"lease_owner": owner, "lease_boot": reading.boot, "lease_until": reading.seconds + LEASE_S}
-        connection.execute(update(Delivery).where(Delivery.id.in_([row.id for row in chosen])).values(lease))
-    return chosen
-
-
-def _full_hosts(in_flight: Mapping[str, int], per_host: int, slow: Collection[str]) -> list[str]:
-    return [host for host, count in in_flight.items() if count >= (GUARDED_MAX if host == GUARDED else 1 if host in slow else per_host)]
-
-
-def _chosen(rows: Sequence[Row[Any]], limit: int, per_host: int, in_flight: Mapping[str, int], slow: Collection[str]) -> list[Row[Any]]:
-    counts = Counter(in_flight)
-    chosen: list[Row[Any]] = []
-    for row in rows:
-        taken = taken_by(row)
-        if len(chosen) < limit and not set(taken) & set(_full_hosts({name: counts[name] for name in taken}, per_host, slow)):
-            counts.update(taken)
-            chosen.append(row)
-    return chosen
-
-
-def taken_by(row: Row[Any]) -> list[str]:
-    """Give what a delivery in flight takes room of: its host, and the share of guarded ones where it is one."""
-    return [row.host, GUARDED] if row.guarded else [row.host]
-
-
-def _due(database: Database, connection: Connection, full: Collection[str], now: datetime) -> Any:
-    reading = database.lease_clock(connection)
-    free = or_(Delivery.lease_owner.is_(None), Delivery.lease_boot != reading.boot, Delivery.lease_until <= reading.seconds)
-    due = and_(Delivery.status == DeliveryStatus.PENDING, Delivery.next_attempt_at <= clock.to_text(now))
-    query = select(COLUMNS).where(due, free).order_by(Delivery.next_attempt_at, Delivery.id)
-    if GUARDED in full:
-        query = query.where(Delivery.guarded == 0)
-    return query.where(not_(Delivery.host.in_(sorted(full)))) if full else query
+    # A slot of a guarded one is the only thing that may be wanting while others have room.
+    guarded = int(room.guarded > 0)
+    return {"boot": reading.boot, "seconds": reading.seconds, "now": clock.to_text(now), "guarded": guarded, "full": room.full}
 
 
 def release(connection: Connection, delivery_ids: Sequence[int], *, owner: str) -> None:
@@ -245,110 +225,6 @@ def _why_not(status: int) -> str:
     return f"The receiver answered {status}; only 2xx counts as delivered."
 
 
-def retry_delay(number: int, schedule_s: Sequence[float]) -> float | None:
-    """Give the pause after the `number`-th counted attempt, None after the last: then the delivery is dead."""
-    return schedule_s[number - 1] if number <= len(schedule_s) else None
-
-
-def record_attempt(
-    database: Database, delivery: Row[Any], outcome: Outcome, *, owner: str, schedule_s: Sequence[float], now: datetime
-) -> DeliveryStatus | None:
-    """Record one attempt and what follows from it: delivered, pending again or dead; one commit.
-
-    Gives the delivery's new status, None where its lease was lost meanwhile: then another attempt is under way and
-    this one is recorded as a duplicate without changing the delivery.
-    """
-    with database.transaction() as connection:
-        status = record_one(connection, delivery, outcome, owner=owner, schedule_s=schedule_s, now=now)
-        crashpoints.reach("attempt-before-commit")
-        return status
-
-
-def record_one(
-    connection: Connection, delivery: Row[Any], outcome: Outcome, *, owner: str, schedule_s: Sequence[float], now: datetime
-) -> DeliveryStatus | None:
-    """Do what `record_attempt` does within the caller's transaction."""
-    if delivery.callback_id and outcome.status_code == GONE:
-        callbacks.pause(connection, delivery.callback_id, reason="The receiver answered 410 Gone.", now=now)
-    elif delivery.callback_id and not _is_hopeless(delivery, outcome):
-        callbacks.note_attempt(connection, delivery.callback_id, delivered=outcome.delivered, now=now)
-    paused = _is_paused(connection, delivery.callback_id)
-    # Nobody else changes what is leased, so the row as it was claimed still tells the counts.
-    hopeless = _is_hopeless(delivery, outcome)
-    status, next_s = (DeliveryStatus.DEAD, None) if hopeless else _verdict(outcome, delivery.retries + 1, schedule_s)
-    ended = status != DeliveryStatus.PENDING
-    changes = {
-        "attempts": Delivery.attempts + 1,
-        "retries": delivery.retries + 1,
-        "status": status,
-        "next_attempt_at": None if ended or paused else clock.to_text(now + timedelta(seconds=next_s or 0.0)),
-        "finished_at": clock.to_text(now) if ended else None,
-        **NO_LEASE,
-    }
-    mine = (Delivery.id == delivery.id, Delivery.lease_owner == owner, Delivery.status == DeliveryStatus.PENDING)
-    number = connection.execute(update(Delivery).where(*mine).values(changes).returning(Delivery.attempts)).scalar()
-    if number is None and connection.execute(select(Delivery.id).where(Delivery.id == delivery.id)).scalar() is None:
-        # Pruned with its run meanwhile: there is nothing left to record it for.
-        return None
-    _insert_attempt(connection, delivery.id, outcome, number=number or delivery.attempts + 1)
-    if number is None:
-        return None
-    if ended and not paused:
-        _release_next(connection, delivery.run_id, delivery.channel, clock.to_text(now))
-    return status
-
-
-def _is_hopeless(delivery: Row[Any], outcome: Outcome) -> bool:
-    """Tell whether what cannot be sent now never can: its bytes are frozen, and no secret of it can be mended."""
-    return outcome.reason == "bad_url" and '"secret"' not in delivery.url + delivery.headers
-
-
-def _verdict(outcome: Outcome, counted: int, schedule_s: Sequence[float]) -> tuple[DeliveryStatus, float | None]:
-    """Decide a delivery's status after an attempt and, while it stays pending, the seconds to the next."""
-    if outcome.delivered:
-        return DeliveryStatus.DELIVERED, None
-    delay_s = retry_delay(counted, schedule_s)
-    if outcome.status_code == GONE or delay_s is None:
-        return DeliveryStatus.DEAD, None
-    jittered_s = delay_s * random.uniform(1 - JITTER, 1 + JITTER)
-    return DeliveryStatus.PENDING, max(jittered_s, outcome.retry_after_s or 0.0)
-
-
-def _insert_attempt(connection: Connection, delivery_id: int, outcome: Outcome, *, number: int) -> None:
-    values = {
-        "delivery_id": delivery_id,
-        "number": number,
-        "started_at": clock.to_text(outcome.started_at),
-        "duration_ms": outcome.duration_ms,
-        "status_code": outcome.status_code,
-        "reason": outcome.reason,
-        "detail": outcome.detail,
-        "excerpt": outcome.excerpt,
-    }
-    connection.execute(insert(Attempt).values(values))
-
-
-def _is_paused(connection: Connection, callback_id: int | None) -> bool:
-    if callback_id is None:
-        return False
-    return connection.execute(select(Callback.paused_at).where(Callback.id == callback_id)).scalar() is not None
-
-
-def _has_earlier(connection: Connection, row: Row[Any]) -> bool:
-    """Tell whether an earlier delivery of the same run and callback is pending: it goes first, and releases this one."""
-    same = (Delivery.run_id == row.run_id, Delivery.channel == row.channel, Delivery.id < row.id)
-    return connection.execute(select(Delivery.id).where(*same, Delivery.status == DeliveryStatus.PENDING).limit(1)).scalar() is not None
-
-
-def _release_next(connection: Connection, run_id: int, channel: str, moment: str) -> None:
-    """Make the next delivery of the same run and callback due: this is what keeps them in order."""
-    later = aliased(Delivery)
-    head = select(func.min(later.id)).where(later.run_id == run_id, later.channel == channel, later.status == DeliveryStatus.PENDING)
-    connection.execute(
-        update(Delivery).where(Delivery.id == head.scalar_subquery(), Delivery.next_attempt_at.is_(None)).values(next_attempt_at=moment)
-    )
-
-
 def redeliver(connection: Connection, delivery_id: int, *, now: datetime) -> None:
     """Send a delivery once more, with a fresh retry schedule, the same id and the same bytes.
 
@@ -359,23 +235,49 @@ def redeliver(connection: Connection, delivery_id: int, *, now: datetime) -> Non
         raise Conflict(f"Delivery {delivery_id} is pending: it is being sent already.")
     if not row.body:
         raise Conflict(f"Delivery {delivery_id} could not be rendered: there is nothing to send. Mend the callback and run again.")
-    held = _is_paused(connection, row.callback_id) or _has_earlier(connection, row)
-    due_at = None if held else clock.to_text(now)
-    again = {"status": DeliveryStatus.PENDING, "retries": 0, "finished_at": None, "next_attempt_at": due_at}
-    connection.execute(update(Delivery).where(Delivery.id == delivery_id).values(again))
+    _send_again(connection, [delivery_id], now)
 
 
-def redeliver_dead(connection: Connection, *, callback_id: int | None = None, since: datetime | None = None, now: datetime) -> list[int]:
-    """Send all dead deliveries of a callback, of a time, or of both once more; gives their ids, at most 10,000."""
+def redeliver_dead(
+    connection: Connection,
+    *,
+    callback_id: int | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    workflow_ids: Collection[int] | None = None,
+    limit: int = REDELIVER_BATCH,
+    now: datetime,
+) -> list[int]:
+    """Send dead deliveries once more, those of a callback, those that died from `since` until before `until`, or both; gives their ids.
+
+    One batch: call again, in a transaction of its own and with the same `until`, while it gives `limit` of them. Whatever
+    is repeated finds only what is still dead.
+    """
     wanted = [Delivery.status == DeliveryStatus.DEAD, Delivery.body != b""]
     if callback_id is not None:
         wanted.append(Delivery.callback_id == callback_id)
     if since is not None:
         wanted.append(Delivery.finished_at >= clock.to_text(since))
-    ids = list(connection.execute(select(Delivery.id).where(*wanted).order_by(Delivery.id).limit(REDELIVER_LIMIT)).scalars())
-    for delivery_id in ids:
-        redeliver(connection, delivery_id, now=now)
+    if until is not None:
+        wanted.append(Delivery.finished_at < clock.to_text(until))
+    if workflow_ids is not None:
+        wanted.append(Delivery.run_id.in_(select(Run.id).where(Run.workflow_id.in_(workflow_ids))))
+    ids = list(connection.execute(select(Delivery.id).where(*wanted).order_by(Delivery.id).limit(limit)).scalars())
+    _send_again(connection, ids, now)
     return ids
+
+
+def _send_again(connection: Connection, ids: Sequence[int], now: datetime) -> None:
+    """Make deliveries pending anew, and the first of each run and callback due unless it is paused."""
+    again = {"status": DeliveryStatus.PENDING, "retries": 0, "finished_at": None, "next_attempt_at": None}
+    connection.execute(update(Delivery).where(Delivery.id.in_(ids)).values(again))
+    of_runs = Delivery.run_id.in_(select(Delivery.run_id).where(Delivery.id.in_(ids)))
+    heads = (
+        select(func.min(Delivery.id)).where(of_runs, Delivery.status == DeliveryStatus.PENDING).group_by(Delivery.run_id, Delivery.channel)
+    )
+    paused = exists().where(Callback.id == Delivery.callback_id, Callback.paused_at.is_not(None))
+    free = (Delivery.id.in_(heads), Delivery.next_attempt_at.is_(None), not_(paused))
+    connection.execute(update(Delivery).where(*free).values(next_attempt_at=clock.to_text(now)))
 
 
 def get(connection: Connection, delivery_id: int) -> Row[Any]:

@@ -8,45 +8,40 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from sqlalchemy import Connection, Row
+from sqlalchemy import Row
 from sqlalchemy.exc import DBAPIError
 
-from orqo import clock, clockstep, crashpoints, deliveries, retention, runs, schedules
+from orqo import attempts, clock, clockstep, crashpoints, deliveries, retention, runs, schedules
 from orqo.errors import Unavailable
 from orqo.folder import Folder
 from orqo.models import DeliveryStatus
 from orqo.queue import Bell, Notices
 from orqo.simulation import Sending
+from orqo.slots import IN_FLIGHT_MAX, Slots
 
 log = logging.getLogger(__name__)
 
-IN_FLIGHT_MAX = 48
-PER_HOST_MAX = 8
 SWEEP_EVERY_S = 1.0
 STALE_S = 2.0
 DRAIN_LOOK_S = 0.2
-SLOW_FOR_S = 300.0
 FOLDER_EVERY_S = 2.0
 PRUNE_FIRST_S, PRUNE_PAUSE_S, PRUNE_EVERY_S = 10.0, 0.5, 60.0
-# A claimed delivery and what came of sending it.
-Sent = tuple[Row[Any], deliveries.Outcome]
 
 
 @dataclass
 class Dispatcher:
     """What the loop works with. `schedule_s` are the pauses between the attempts of a delivery.
 
-    `in_flight` counts by host what was claimed and is not recorded yet; `inbox` is where the sending threads put what
-    they sent with its outcome, and the listening thread a None for each notice. Only the loop's own thread touches the rest.
+    `slots` holds what was claimed and is not recorded yet; `inbox` is where the sending threads put what they sent with
+    its outcome, and the listening thread a None for each notice. Only the loop's own thread touches the rest.
     """
 
     box: runs.Box
@@ -59,11 +54,9 @@ class Dispatcher:
     folder: Folder | None = None
     runs_dir: Path = Path()
     simulation: Sending | None = None
-    in_flight: Counter[str] = field(default_factory=Counter)
-    inbox: SimpleQueue[Sent | None] = field(default_factory=SimpleQueue)
-    unrecorded: list[Sent] = field(default_factory=list)
-    # Hosts whose last attempt ran out of time, each until when it gets one attempt at a time.
-    slow: dict[str, float] = field(default_factory=dict)
+    slots: Slots = field(default_factory=Slots)
+    inbox: SimpleQueue[attempts.Sent | None] = field(default_factory=SimpleQueue)
+    unrecorded: list[attempts.Sent] = field(default_factory=list)
     wall_clock: clockstep.WallClock = field(default_factory=clockstep.WallClock)
     # By how much the clock was set and nothing was shifted yet.
     clock_set: timedelta = timedelta()
@@ -91,7 +84,10 @@ def loop(dispatcher: Dispatcher) -> None:
             # The clock may have been set while nothing came in.
             _guarded(lambda: follow_clock(dispatcher))
             busy = _guarded(lambda: deliver_due(dispatcher, pool))
-        while dispatcher.in_flight:
+            _guarded(lambda: hand_back(dispatcher))
+        dispatcher.slots.close()
+        while dispatcher.slots.held:
+            _guarded(lambda: hand_back(dispatcher))
             _gather(dispatcher, DRAIN_LOOK_S)
             if dispatcher.unrecorded:
                 _guarded(lambda: _record(dispatcher))
@@ -182,32 +178,23 @@ def deliver_due(dispatcher: Dispatcher, pool: ThreadPoolExecutor) -> bool:
     claimed = _record(dispatcher) if dispatcher.unrecorded else _claim(dispatcher)
     if claimed:
         crashpoints.reach("delivery-claimed")
-    for row in claimed:
-        dispatcher.in_flight.update(deliveries.taken_by(row))
+    for row in dispatcher.slots.add(claimed):
         pool.submit(_send, dispatcher, row)
     return bool(claimed)
 
 
+def hand_back(dispatcher: Dispatcher) -> bool:
+    """Release what was claimed ahead and is not to be sent from here."""
+    ids = dispatcher.slots.returned()
+    if ids:
+        with dispatcher.box.database.transaction() as connection:
+            deliveries.release(connection, ids, owner=dispatcher.owner)
+        dispatcher.slots.forget(ids)
+    return bool(ids)
+
+
 def _claim(dispatcher: Dispatcher) -> list[Row[Any]]:
-    return deliveries.claim_due(dispatcher.box.database, **_room(dispatcher, dispatcher.in_flight), now=clock.now())
-
-
-def _room(dispatcher: Dispatcher, in_flight: Counter[str]) -> dict[str, Any]:
-    """Give what may be claimed beside what is in flight."""
-    now_s = time.monotonic()
-    dispatcher.slow = {host: until for host, until in dispatcher.slow.items() if until > now_s}
-    return {
-        "owner": dispatcher.owner,
-        "limit": 0 if dispatcher.stopping.is_set() else IN_FLIGHT_MAX - _count(in_flight),
-        "per_host": PER_HOST_MAX,
-        "in_flight": in_flight,
-        "slow": dispatcher.slow,
-    }
-
-
-def _count(in_flight: Counter[str]) -> int:
-    """Give how many deliveries are in flight; guarded ones are counted under their host and once more."""
-    return in_flight.total() - in_flight[deliveries.GUARDED]
+    return deliveries.claim_due(dispatcher.box.database, owner=dispatcher.owner, room=dispatcher.slots.room(), now=clock.now())
 
 
 def _record(dispatcher: Dispatcher) -> list[Row[Any]]:
@@ -216,19 +203,19 @@ def _record(dispatcher: Dispatcher) -> list[Row[Any]]:
     What cannot be recorded now is tried again at the next turn. An attempt that a fault of ours keeps from being recorded
     is dropped: it is sent again when its lease is over, and must not hold up the others.
     """
-    sent, database, now = list(dispatcher.unrecorded), dispatcher.box.database, clock.now()
-    left = _without(dispatcher.in_flight, sent)
-    _note_pace(dispatcher, sent)
+    sent, database, owner, now = list(dispatcher.unrecorded), dispatcher.box.database, dispatcher.owner, clock.now()
     try:
         with database.transaction() as connection:
-            statuses = [_record_one(dispatcher, connection, each, now) for each in sent]
-            claimed = deliveries.claim_some(database, connection, **_room(dispatcher, left), now=now)
+            statuses = attempts.record(connection, sent, owner=owner, schedule_s=dispatcher.schedule_s, now=now)
+            # Before the claim: what is claimed now was not paused.
+            dispatcher.slots.drop(attempts.paused(connection, sent))
+            claimed = deliveries.claim_some(database, connection, owner=owner, room=dispatcher.slots.room(), now=now)
             crashpoints.reach("attempt-before-commit")
     except DBAPIError:
         log.exception("step=deliver count=%d status=fault", len(sent))
-        statuses, claimed = _record_singly(dispatcher, sent), []
-    # Only now: what could not be recorded is in flight still.
-    dispatcher.in_flight = left
+        statuses, claimed = [_record_alone(dispatcher, row, outcome) for row, outcome in sent], []
+    # Only now: what could not be recorded is held still.
+    dispatcher.slots.settle(row.id for row, _ in sent)
     del dispatcher.unrecorded[: len(sent)]
     crashpoints.reach("attempt-recorded")
     for (row, outcome), status in zip(sent, statuses, strict=True):
@@ -239,50 +226,32 @@ def _record(dispatcher: Dispatcher) -> list[Row[Any]]:
     return claimed
 
 
-def _record_singly(dispatcher: Dispatcher, sent: Sequence[Sent]) -> list[DeliveryStatus | None]:
-    """Record one by one what could not be recorded together, and drop what cannot be: it must not hold up the others."""
-    return [_record_alone(dispatcher, row, outcome) for row, outcome in sent]
-
-
 def _record_alone(dispatcher: Dispatcher, row: Row[Any], outcome: deliveries.Outcome) -> DeliveryStatus | None:
+    """Record by itself what could not be recorded with others, and drop what cannot be: it must not hold them up."""
     settings: dict[str, Any] = {"owner": dispatcher.owner, "schedule_s": dispatcher.schedule_s, "now": clock.now()}
     try:
-        return deliveries.record_attempt(dispatcher.box.database, row, outcome, **settings)
+        return attempts.record_attempt(dispatcher.box.database, row, outcome, **settings)
     except (Unavailable, DBAPIError):
         log.exception("step=deliver delivery=%s status=dropped", row.id)
         return None
 
 
-def _record_one(dispatcher: Dispatcher, connection: Connection, sent: Sent, now: datetime) -> DeliveryStatus | None:
-    row, outcome = sent
-    try:
-        return deliveries.record_one(connection, row, outcome, owner=dispatcher.owner, schedule_s=dispatcher.schedule_s, now=now)
-    except DBAPIError:
-        raise
-    except Exception:
-        log.exception("step=deliver delivery=%s status=fault", row.id)
-        return None
-
-
-def _without(in_flight: Counter[str], sent: Sequence[Sent]) -> Counter[str]:
-    """Give what is in flight once these are recorded."""
-    left = Counter(in_flight)
-    for row, _ in sent:
-        left.subtract(deliveries.taken_by(row))
-    return +left
-
-
-def _note_pace(dispatcher: Dispatcher, sent: Sequence[Sent]) -> None:
-    """Remember which hosts took too long, and forget those that are well again."""
-    for row, outcome in sent:
-        if outcome.reason == "timeout":
-            dispatcher.slow[row.host] = time.monotonic() + SLOW_FOR_S
-        elif outcome.delivered:
-            dispatcher.slow.pop(row.host, None)
-
-
 def _send(dispatcher: Dispatcher, row: Row[Any]) -> None:
-    """Send one delivery, in a thread of its own; the loop records what came of it."""
+    """Send a delivery in a thread of its own, then what waits for the same slot; the loop records what came of each."""
+    following: Row[Any] | None = row
+    while following is not None:
+        row, outcome = following, _outcome(dispatcher, following)
+        following = dispatcher.slots.land(
+            row,
+            duration_ms=outcome.duration_ms,
+            answered=outcome.status_code is not None,
+            delivered=outcome.delivered,
+            gone=outcome.status_code == deliveries.GONE,
+        )
+        dispatcher.inbox.put((row, outcome))
+
+
+def _outcome(dispatcher: Dispatcher, row: Row[Any]) -> deliveries.Outcome:
     now = clock.now()
     try:
         send = dispatcher.simulation.send if dispatcher.simulation else deliveries.send
@@ -290,5 +259,5 @@ def _send(dispatcher: Dispatcher, row: Row[Any]) -> None:
         crashpoints.reach("delivery-sent")
     except Exception:
         log.exception("step=deliver delivery=%s status=fault", row.id)
-        outcome = deliveries.Outcome(now, 0, None, "fault", "A fault of the service's own; its log beside this time says which.")
-    dispatcher.inbox.put((row, outcome))
+        return deliveries.Outcome(now, 0, None, "fault", "A fault of the service's own; its log beside this time says which.")
+    return outcome

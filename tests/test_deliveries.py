@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from inbox import Inbox, inbox
-from orqo import callbacks, clock, deliveries, dispatcher, flow, leases, outbound, runs, signing
+from orqo import attempts as recording
+from orqo import callbacks, clock, deliveries, dispatcher, flow, leases, outbound, runs, signing, slots
 from orqo.config import Config
 from orqo.errors import Conflict, NotFound
 from orqo.models import RunStatus
@@ -67,13 +68,15 @@ def end(box: TestBox, *, output: bytes = b"done", **run: Any) -> int:
 
 
 def claim(box: TestBox, *, now: datetime = NOW, owner: str = "d1", limit: int = 10, per_host: int = 8, **in_flight: int) -> list[Any]:
-    return deliveries.claim_due(box.database, owner=owner, limit=limit, per_host=per_host, in_flight=in_flight, now=now)
+    hosts = {host: (per_host - count, 0) for host, count in in_flight.items()}
+    room = slots.Room(slots=limit, guarded=limit, ahead=0, per_host=per_host, hosts=hosts)
+    return deliveries.claim_due(box.database, owner=owner, room=room, now=now)
 
 
 def attempt(box: TestBox, sender: deliveries.Sender, row: Any, *, now: datetime = NOW, owner: str = "d1") -> str | None:
     """Send once and record what came of it."""
     outcome = deliveries.send(row, sender, now=now)
-    return deliveries.record_attempt(box.database, row, outcome, owner=owner, schedule_s=SCHEDULE_S, now=now)
+    return recording.record_attempt(box.database, row, outcome, owner=owner, schedule_s=SCHEDULE_S, now=now)
 
 
 def deliver(box: TestBox, sender: deliveries.Sender, *, now: datetime = NOW) -> list[str | None]:
@@ -238,7 +241,7 @@ def test_retries_follow_the_schedule_with_the_same_id_and_bytes_and_then_it_is_d
 def test_the_documented_schedule_is_the_default() -> None:
     schedule = Config.from_environ({}).callback_retries_s
 
-    assert [deliveries.retry_delay(number, schedule) for number in range(1, 11)] == [
+    assert [recording.retry_delay(number, schedule) for number in range(1, 11)] == [
         *(5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400),
         None,
     ]
@@ -246,7 +249,7 @@ def test_the_documented_schedule_is_the_default() -> None:
 
 @given(st.lists(st.floats(0.1, 1e6), max_size=5), st.integers(1, 9))
 def test_retrying_ends_with_the_schedule(schedule: list[float], number: int) -> None:
-    delay = deliveries.retry_delay(number, schedule)
+    delay = recording.retry_delay(number, schedule)
 
     assert (delay is None) is (number > len(schedule))
 
@@ -601,7 +604,7 @@ def test_a_notice_is_acted_upon_at_once(box: TestBox, running: dispatcher.Dispat
 
     assert time.monotonic() - began < 0.9
     wait_for(lambda: {row["status"] for row in rows(box)} == {"delivered"}, within_s=5)
-    wait_for(lambda: not running.in_flight, within_s=5)
+    wait_for(lambda: not running.slots.held, within_s=5)
 
 
 def test_what_nobody_told_of_is_found_by_looking(box: TestBox, running: dispatcher.Dispatcher, receiver: Inbox) -> None:
@@ -707,7 +710,7 @@ def test_a_database_that_is_busy_when_attempts_are_recorded_costs_no_room(
     receiver.delay_s = 0.5
     apply(box, f"{{url: '{receiver.url()}'}}")
     runs.stop(box.box, box.accept("told"), now=clock.now())
-    wait_for(lambda: running.in_flight, what="it is being sent")
+    wait_for(lambda: running.slots.in_flight, what="it is being sent")
 
     with box.database.transaction():
         # Longer than the dispatcher waits for the lock: it fails to record at least once.
@@ -715,4 +718,77 @@ def test_a_database_that_is_busy_when_attempts_are_recorded_costs_no_room(
 
     wait_for(lambda: box.rows("SELECT id FROM deliveries WHERE status = 'delivered'"), what="it is recorded")
     wait_for(lambda: not running.unrecorded, what="nothing is left to record")
-    assert running.in_flight == {}
+    assert running.slots.held == 0
+
+
+def test_a_freed_slot_waits_for_no_commit(box: TestBox, running: dispatcher.Dispatcher, receiver: Inbox) -> None:
+    apply(box, f"{{url: '{receiver.url()}'}}")
+    end(box)
+    wait_for(lambda: not running.slots.held and receiver.arrived, what="the receiver is known")
+    receiver.delay_s = 0.05
+    # Claimed in one go, as what was due when the dispatcher looked.
+    with box.database.transaction() as connection:
+        connection.execute(text("UPDATE callbacks SET paused_at = 'now'"))
+    for _ in range(20):
+        end(box)
+    resume(box, now=clock.now())
+    box.bell.notify()
+    wait_for(lambda: running.slots.held >= 20, what="all are claimed")
+
+    with box.database.transaction():
+        wait_for(lambda: len(receiver.arrived) == 21, within_s=4, what="all are sent, and none is recorded")
+
+    wait_for(lambda: not running.slots.held, what="all are recorded")
+    assert {row["status"] for row in rows(box)} == {"delivered"}
+    assert [row["attempts"] for row in rows(box)] == [1] * 21
+
+
+def test_what_was_claimed_ahead_is_handed_back_at_the_end(box: TestBox, running: dispatcher.Dispatcher, receiver: Inbox) -> None:
+    apply(box, f"{{url: '{receiver.url()}'}}")
+    end(box)
+    wait_for(lambda: not running.slots.held and receiver.arrived, what="the receiver is known")
+    receiver.delay_s = 1.0
+    for _ in range(20):
+        end(box)
+    box.bell.notify()
+    wait_for(lambda: running.slots.held > running.slots.in_flight == 8, what="some wait in memory")
+
+    running.stopping.set()
+    wait_for(lambda: not running.slots.held, what="the dispatcher is done")
+
+    left = [row for row in rows(box) if row["status"] == "pending"]
+    assert len(left) >= 10
+    assert {(row["lease_owner"], row["attempts"]) for row in left} == {(None, 0)}
+    assert all(row["next_attempt_at"] for row in left)
+    assert len(receiver.arrived) == 21 - len(left)
+
+
+def test_one_delivery_twice_in_a_batch_counts_once(box: TestBox, sender: deliveries.Sender, receiver: Inbox) -> None:
+    receiver.answers = [(500, {}), (204, {})]
+    apply(box, f"{{url: '{receiver.url()}'}}")
+    end(box)
+    row = claim(box)[0]
+    sent = [(row, deliveries.send(row, sender, now=NOW)) for _ in range(2)]
+
+    with box.database.transaction() as connection:
+        statuses = recording.record(connection, sent, owner="d1", schedule_s=SCHEDULE_S, now=NOW)
+
+    assert statuses == ["pending", None]
+    assert (rows(box)[0]["attempts"], rows(box)[0]["retries"]) == (1, 1)
+    assert attempts(box) == [(500, "status"), (204, "delivered")]
+
+
+def test_a_batch_keeps_what_each_callback_has_to_be_told(box: TestBox, sender: deliveries.Sender, receiver: Inbox) -> None:
+    receiver.answers = [(500, {}), (204, {}), (500, {}), (410, {}), (204, {})]
+    apply(box, f"{{url: '{receiver.url()}'}}")
+    for _ in range(5):
+        end(box)
+    sent = [(row, deliveries.send(row, sender, now=NOW)) for row in claim(box)]
+
+    with box.database.transaction() as connection:
+        statuses = recording.record(connection, sent, owner="d1", schedule_s=SCHEDULE_S, now=NOW)
+
+    assert statuses == ["pending", "delivered", "pending", "dead", "delivered"]
+    assert "410" in box.rows("SELECT pause_reason FROM callbacks")[0]["pause_reason"]
+    # Paused: nothing of it is due, what failed before the pause included.
+    assert {row["next_attempt_at"] for row in rows(box)} == {None}
