@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 SWEEP_EVERY_S = 1.0
 STALE_S = 2.0
 DRAIN_LOOK_S = 0.2
+SHARED_S = 0.02
 FOLDER_EVERY_S = 2.0
 PRUNE_FIRST_S, PRUNE_PAUSE_S, PRUNE_EVERY_S = 10.0, 0.5, 60.0
 
@@ -130,15 +131,23 @@ def _listen(dispatcher: Dispatcher) -> None:
 
 
 def _gather(dispatcher: Dispatcher, timeout_s: float) -> None:
-    """Wait for something to come in, and take all that has."""
+    """Wait for something to come in, and take all that has.
+
+    While others wait in memory for their slot, nobody waits for this commit: what ends within some milliseconds shares it.
+    """
     try:
-        item = dispatcher.inbox.get(timeout=timeout_s) if timeout_s else dispatcher.inbox.get_nowait()
+        _take(dispatcher, dispatcher.inbox.get(timeout=timeout_s) if timeout_s else dispatcher.inbox.get_nowait())
+        until = time.monotonic() + (SHARED_S if dispatcher.slots.waiting else 0.0)
         while True:
-            if item is not None:
-                dispatcher.unrecorded.append(item)
-            item = dispatcher.inbox.get_nowait()
+            left_s = until - time.monotonic()
+            _take(dispatcher, dispatcher.inbox.get(timeout=left_s) if left_s > 0 else dispatcher.inbox.get_nowait())
     except Empty:
         return
+
+
+def _take(dispatcher: Dispatcher, item: attempts.Sent | None) -> None:
+    if item is not None:
+        dispatcher.unrecorded.append(item)
 
 
 def _guarded(step: Any) -> bool:

@@ -93,6 +93,11 @@ class Slots:
         """How many are being sent."""
         return self._flying.total()
 
+    @property
+    def waiting(self) -> bool:
+        """Tell whether any waits in memory."""
+        return bool(self._waiting)
+
     def room(self) -> Room:
         """Give what may be claimed now; nothing once closed."""
         with self._lock:
