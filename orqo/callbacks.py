@@ -325,6 +325,11 @@ def get(connection: Connection, callback_id: int) -> Row[Any]:
     return row
 
 
+def workflow_of(connection: Connection, callback_id: int) -> int | None:
+    """Give the workflow of a callback, of one that is configured no more too; None where there never was one."""
+    return connection.execute(select(Callback.workflow_id).where(Callback.id == callback_id)).scalar()
+
+
 def remove(connection: Connection, callback_id: int, *, now: datetime) -> None:
     """Take a callback away; its deliveries stay. NotFound where there is none, Conflict where a file configures it."""
     if get(connection, callback_id).origin == "file":

@@ -267,6 +267,12 @@ def redeliver_dead(
     return ids
 
 
+def with_dead(connection: Connection, callback_ids: Sequence[int]) -> set[int]:
+    """Give which of these callbacks have dead deliveries that could be sent again."""
+    again = (Delivery.callback_id == Callback.id, Delivery.status == DeliveryStatus.DEAD, Delivery.body != b"")
+    return set(connection.execute(select(Callback.id).where(Callback.id.in_(callback_ids), exists().where(*again))).scalars())
+
+
 def _send_again(connection: Connection, ids: Sequence[int], now: datetime) -> None:
     """Make deliveries pending anew, and the first of each run and callback due unless it is paused."""
     again = {"status": DeliveryStatus.PENDING, "retries": 0, "finished_at": None, "next_attempt_at": None}

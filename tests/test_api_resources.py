@@ -407,6 +407,68 @@ def test_a_delivery_is_shown_with_its_body_and_redelivered_once_it_is_dead(ask: 
     assert ask("POST", f"{path}/redeliver").json["status"] == "pending"
 
 
+def dead(box: TestBox, *moments: str, callback_id: int = 1) -> None:
+    """Write one dead delivery for each moment at which it died, each of a run of its own."""
+    for moment in moments:
+        row = {"run_id": box.accept(), "moment": moment, "callback": callback_id}
+        with box.database.transaction() as connection:
+            connection.execute(
+                text(
+                    "INSERT INTO deliveries"
+                    " (webhook_id, run_id, callback_id, channel, sequence, event, url, host, body, status, finished_at, created_at)"
+                    " VALUES ('msg_' || :run_id, :run_id, :callback, 'callback:1', 1, 'run.failed', '[\"http://x\"]', 'x:80', :body,"
+                    " 'dead', :moment, :moment)"
+                ),
+                row | {"body": b"{}"},
+            )
+
+
+MOMENTS = [f"2026-01-31T0{hour}:00:00.000Z" for hour in (7, 8, 9)]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "again"),
+    [
+        ({"callback": 1}, [1, 2, 3]),
+        ({"since": "2026-01-31T08:00:00Z"}, [2, 3]),
+        ({"until": "2026-01-31T10:00:00+02:00"}, [1]),
+        ({"callback": 1, "since": "2026-01-31T08:00:00", "until": "2026-01-31T08:30:00Z"}, [2]),
+        ({"callback": 2}, []),
+    ],
+)
+def test_dead_deliveries_are_redelivered_by_callback_and_time_once(ask: Ask, box: TestBox, wanted: Any, again: list[int]) -> None:
+    for number in (1, 2):
+        ask("POST", "/callbacks", {"workflow": "hello", "url": f"https://ci.example.com/{number}"})
+    dead(box, *MOMENTS)
+
+    first, second = ask("POST", "/deliveries/redeliver", wanted), ask("POST", "/deliveries/redeliver", wanted)
+
+    assert (first.json, second.json) == ({"ids": again, "more": False}, {"ids": [], "more": False})
+    assert [row["id"] for row in box.rows("SELECT id FROM deliveries WHERE status = 'pending' AND next_attempt_at IS NOT NULL")] == again
+
+
+@pytest.mark.parametrize(
+    ("wanted", "pointer"),
+    [({}, ""), ({"callback": 0}, "/callback"), ({"since": "soon"}, "/since"), ({"until": 7}, "/until"), ({"all": 1}, "/all")],
+)
+def test_what_is_to_be_redelivered_is_said_plainly(ask: Ask, wanted: Any, pointer: str) -> None:
+    answer = ask("POST", "/deliveries/redeliver", wanted)
+
+    assert (answer.status_code, [each["pointer"] for each in answer.json["errors"]]) == (422, [pointer])
+
+
+def test_a_limited_token_redelivers_its_own_alone(ask: Ask, box: TestBox) -> None:
+    box.apply(OTHER)
+    ask("POST", "/callbacks", {"workflow": "hello", "url": "https://ci.example.com/"})
+    dead(box, *MOMENTS)
+    other = next(each["id"] for each in ask("GET", "/workflows").json if each["name"] == "other")
+    own = box.token("write", workflow_ids=[other])
+
+    assert ask("POST", "/deliveries/redeliver", {"since": MOMENTS[0]}, token=own).json["ids"] == []
+    assert ask("POST", "/deliveries/redeliver", {"callback": 1}, token=own).status_code == 404
+    assert ask("POST", "/deliveries/redeliver", {"callback": 99}).status_code == 404
+
+
 # ── requests ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

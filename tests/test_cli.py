@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from sqlalchemy import text
 
 import postgresql
 from model_server import chooses, model_server
-from orqo import callbacks, cli, clock, db, definition, executor, signing, triggers, workflows
+from orqo import callbacks, cli, clock, db, definition, executor, runs, signing, triggers, workflows
 from orqo.cli import guarded, main
 from orqo.config import PROJECT_DIR, Config
 from receiver import OK, Receiver
@@ -547,6 +548,36 @@ def test_a_dead_delivery_is_shown_and_sent_again(box: TestBox, orqo: Orqo) -> No
     assert (shown["history"], shown["body"]["type"]) == ([], "run.stopped")
     assert again == {"id": 1, "status": "pending"}
     assert (pending.returncode, pending.stderr) == (1, "orqo: Delivery 1 is pending: it is being sent already.\n")
+
+
+def test_the_dead_of_a_time_are_sent_again(box: TestBox, orqo: Orqo) -> None:
+    box.apply("name: told\ncallbacks: [{url: 'https://ci.example.com/x', events: [stopped]}]\nstages: [{name: a, stub: {}}]\n")
+    for hours in (1, 3, 5):
+        runs.stop(box.box, box.accept("told"), now=clock.now())
+        moment = {"died": clock.to_text(clock.now() - timedelta(hours=hours))}
+        with box.database.transaction() as connection:
+            died = "UPDATE deliveries SET status = 'dead', next_attempt_at = NULL, finished_at = :died WHERE finished_at IS NULL"
+            connection.execute(text(died), moment)
+
+    between = orqo("delivery", "redeliver", "--since", "4h", "--until", "2h", "--json")
+    nothing = orqo("delivery", "redeliver")
+
+    assert told(between) == [{"id": 2, "status": "pending"}]
+    assert (nothing.returncode, "--until DURATION" in nothing.stderr) == (2, True)
+
+
+def test_what_receivers_answered_is_shown_as_text(box: TestBox, orqo: Orqo) -> None:
+    box.apply("name: told\ncallbacks: [{url: 'https://ci.example.com/x', events: [stopped]}]\nstages: [{name: a, stub: {}}]\n")
+    runs.stop(box.box, box.accept("told"), now=clock.now())
+    with box.database.transaction() as connection:
+        answered = "INSERT INTO attempts (delivery_id, number, started_at, duration_ms, status_code, reason, detail, excerpt)"
+        connection.execute(
+            text(f"{answered} VALUES (1, 1, 'then', 5, 500, 'status', 'no', :excerpt)"), {"excerpt": "<h1>Oops\n\x1b[2J</h1>"}
+        )
+
+    shown = orqo("delivery", "show", "1")
+
+    assert "answer to attempt 1\n    <h1>Oops\n    \N{REPLACEMENT CHARACTER}[2J</h1>\n" in shown.stdout
 
 
 # ── doctor ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -574,6 +574,20 @@ def test_a_dead_delivery_is_redelivered(past: TestBox, visitor: Visitor) -> None
     assert "hidden" not in visitor.get("/deliveries/1").text.replace('type="hidden"', "").replace(" hidden>", "")
 
 
+def test_all_dead_deliveries_of_a_callback_are_redelivered(past: TestBox, visitor: Visitor) -> None:
+    callback = past.rows("SELECT callbacks.id, name FROM callbacks JOIN workflows ON workflows.id = workflow_id")[0]
+    tab, path = f"/workflows/{callback['name']}/callbacks", f"/callbacks/{callback['id']}/redeliver"
+    before = visitor.get(tab).text
+    with past.database.transaction() as connection:
+        connection.execute(Delivery.__table__.update().values(status="dead", next_attempt_at=None))
+
+    offered = visitor.get(tab).text
+    visitor.post(path)
+
+    assert (path in before, path in offered, path in visitor.get(tab).text) == (False, True, False)
+    assert {row["status"] for row in past.rows("SELECT status FROM deliveries")} == {"pending"}
+
+
 def test_secrets_are_named_and_never_shown(settings: dict[str, str], box: TestBox) -> None:
     app = create_app(Config.from_environ(settings | {"ORQO_SECRET_GITHUB": "top-secret-value", "ORQO_API_TOKEN": "orqo_" + "x" * 43}))
     token = link(box)

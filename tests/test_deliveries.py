@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
+import re
+import socket
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -24,6 +29,7 @@ from orqo.config import Config
 from orqo.errors import Conflict, NotFound
 from orqo.models import RunStatus
 from orqo.secretstore import SecretStore
+from receiver import OK, Receiver, receivers, reset
 from support import TestBox, free_port, plant, wait_for
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -115,6 +121,24 @@ def test_what_is_sent_verifies_as_standard_webhooks_says(box: TestBox, sender: d
     assert len({each.headers["webhook-id"] for each in receiver.arrived}) == 2
 
 
+def test_while_a_secret_is_rotated_the_old_one_signs_too(box: TestBox, receiver: Inbox) -> None:
+    new, old = (signing.derived_secret(box.key, text) for text in ("new", "old"))
+    client = outbound.Client(allowed_networks=box.config.allowed_networks)
+    apply(box, f"{{url: '{receiver.url()}', secret: '${{secrets.CI}}'}}")
+    end(box)
+    now = clock.now()
+
+    deliver(box, deliveries.Sender(client, SecretStore({"CI": new, "CI_PREVIOUS": old}), box.key), now=now)
+    client.close()
+
+    (arrived,) = receiver.arrived
+    for secret in (new, old):
+        standardwebhooks.Webhook(secret).verify(arrived.body, arrived.headers)
+    assert len(arrived.headers["webhook-signature"].split(" ")) == 2
+    digest = hmac.digest(signing.secret_bytes(new), arrived.body, hashlib.sha256).hex()
+    assert arrived.headers["x-signature-256"] == f"sha256={digest}"
+
+
 def test_no_receiver_can_forge_for_another(box: TestBox) -> None:
     assert signing.derived_secret(box.key, "http://a/") != signing.derived_secret(box.key, "http://b/")
 
@@ -202,6 +226,52 @@ def test_a_requests_callback_url_reaches_no_private_address(box: TestBox, sender
     assert receiver.arrived == []
 
 
+def test_an_answer_of_a_gigabyte_is_read_to_16_kib_in_flat_memory(box: TestBox, sender: deliveries.Sender) -> None:
+    mebibyte, written = b"x" * 2**20, []
+
+    def gigabyte(sock: socket.socket, serving: Receiver) -> None:
+        serving.read_request(sock)
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1073741824\r\n\r\n")
+        for _ in range(1024):
+            sock.sendall(mebibyte)
+            written.append(len(mebibyte))
+
+    with receivers() as serve:
+        apply(box, f"{{url: '{serve(gigabyte).url()}'}}")
+        end(box)
+        row = claim(box)[0]
+        tracemalloc.start()
+        outcome = deliveries.send(row, sender, now=NOW)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+
+    assert (outcome.delivered, outcome.excerpt) == (True, "x" * 4096)
+    assert peak < 2**20
+    # What the system's own buffers took; the rest was never asked for.
+    assert sum(written) < 32 * 2**20
+
+
+def test_a_connection_cut_after_receipt_makes_a_duplicate_of_the_same_id_and_bytes(box: TestBox, sender: deliveries.Sender) -> None:
+    def cut(sock: socket.socket, serving: Receiver) -> None:
+        serving.read_request(sock)
+        if len(serving.requests) == 1:
+            reset(sock)
+        else:
+            sock.sendall(OK)
+
+    with receivers() as serve:
+        receiver = serve(cut)
+        apply(box, f"{{url: '{receiver.url()}'}}")
+        end(box)
+
+        assert deliver(box, sender) == ["pending"]
+        assert deliver(box, sender, now=NOW + timedelta(seconds=10)) == ["delivered"]
+
+    assert attempts(box) == [(None, "cut"), (200, "delivered")]
+    first, second = (re.sub(rb"(?m)^(webhook-(timestamp|signature)|host): .*$", b"", each) for each in receiver.requests)
+    assert b"webhook-id: msg_" in first and first == second
+
+
 def test_an_answer_is_kept_cut_and_without_secrets(box: TestBox, receiver: Inbox) -> None:
     apply(box, f"{{url: '{receiver.url()}'}}")
     end(box)
@@ -267,10 +337,11 @@ def test_retrying_ends_with_the_schedule(schedule: list[float], number: int) -> 
     ],
     ids=["seconds", "shorter than ours", "date", "a thousand years", "no number", "negative", "other digits"],
 )
+@pytest.mark.parametrize("status", [429, 503])
 def test_retry_after_is_honoured_where_it_is_longer(
-    box: TestBox, sender: deliveries.Sender, receiver: Inbox, header: str, low: float, high: float
+    box: TestBox, sender: deliveries.Sender, receiver: Inbox, status: int, header: str, low: float, high: float
 ) -> None:
-    receiver.answers = [(503, {"Retry-After": header.encode("utf-8").decode("latin-1")})]
+    receiver.answers = [(status, {"Retry-After": header.encode("utf-8").decode("latin-1")})]
     apply(box, f"{{url: '{receiver.url()}'}}")
     end(box)
 

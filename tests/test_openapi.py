@@ -36,7 +36,7 @@ EXPLORING = settings(
 # A workflow's own rules, times that are over and what a run waits for are beyond what a schema can say.
 BEYOND_SCHEMAS = (
     *("trigger", "greetHook", "callback", "putWorkflow", "createTrigger", "updateTrigger", "createCallback", "createToken"),
-    *("answerRun", "rerunRun", "replayRequest"),
+    *("answerRun", "rerunRun", "replayRequest", "redeliverDead"),
 )
 ANSWERED = """
 id: 42
@@ -47,6 +47,7 @@ stages:
   - name: sign-off
     approval: {message: Publish?}
 """
+TOLD = "name: told\ncallbacks: [{url: 'https://ci.example.com/done'}]\nstages: [{name: a, stub: {}}]\n"
 HELD = """
 name: held
 triggers:
@@ -98,6 +99,8 @@ def test_each_example_is_answered_as_described(
     path = re.sub(r"\{\w+\}", lambda found: WORLD[operation.id](client, box), operation.path)
     if operation.id in ("trigger", "createToken"):
         box.apply(ANSWERED)
+    if operation.id == "redeliverDead":
+        box.apply(TOLD)
     data = value if isinstance(value, str) else json.dumps(value)
     headers = {"Authorization": f"Bearer {box.token('admin')}", "Content-Type": media.replace("*/*", "application/json")}
 

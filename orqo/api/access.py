@@ -27,7 +27,7 @@ READ = (
 WRITE = (
     *("put_workflow", "enable_workflow", "disable_workflow", "delete_workflow"),
     *("create_trigger", "update_trigger", "enable_trigger", "disable_trigger", "rotate_trigger", "delete_trigger"),
-    *("stop_run", "answer_run", "rerun_run", "redeliver", "replay_request"),
+    *("stop_run", "answer_run", "rerun_run", "redeliver", "redeliver_dead", "replay_request"),
     *("create_callback", "delete_callback", "test_callback", "pause_callback", "resume_callback"),
 )
 ADMIN = ("list_tokens", "create_token", "revoke_token")

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from flask import Response, g
 from sqlalchemy import Connection, Row
 
-from orqo import catalog, deliveries, jsontext, runs
+from orqo import callbacks, catalog, deliveries, jsontext, runs
 from orqo.api.access import holder, resources
 from orqo.api.answers import as_json
-from orqo.api.paging import listed
+from orqo.api.paging import body, listed
 from orqo.api.site import reading, site
-from orqo.errors import NotFound
+from orqo.errors import Fault, Invalid, NotFound
 
 
 @resources.get("/deliveries")
@@ -31,8 +32,8 @@ def show_delivery(delivery_id: int) -> Response:
     with reading() as connection:
         row = _known(connection, delivery_id)
         history = deliveries.attempts_of(connection, delivery_id)
-    body = jsontext.value_of(row.body, "json") if row.body else None
-    return as_json(deliveries.shown(row) | {"history": history, "body": body}, 200)
+    sent = jsontext.value_of(row.body, "json") if row.body else None
+    return as_json(deliveries.shown(row) | {"history": history, "body": sent}, 200)
 
 
 def _known(connection: Connection, delivery_id: int) -> Row[Any]:
@@ -52,3 +53,28 @@ def redeliver(delivery_id: int) -> Response:
         shown = deliveries.shown(_known(connection, delivery_id))
     site().bell.notify()
     return as_json(shown, 200)
+
+
+@resources.post("/deliveries/redeliver")
+def redeliver_dead() -> Response:
+    """Send the dead deliveries of a callback, of a time or of both once more: a batch of them, and whether there are more."""
+    wanted = body()
+    callback_id = wanted.get("callback")
+    since, until = (_moment(name, wanted[name]) if name in wanted else None for name in ("since", "until"))
+    with site().database.transaction() as connection:
+        workflow_id = None if callback_id is None else callbacks.workflow_of(connection, callback_id)
+        if callback_id is not None and (workflow_id is None or not holder().may_use(workflow_id)):
+            raise NotFound(f"There is no callback {callback_id}. List them with: callback list")
+        which: dict[str, Any] = {"callback_id": callback_id, "since": since, "until": until, "workflow_ids": holder().workflow_ids}
+        ids = deliveries.redeliver_dead(connection, **which, now=g.now)
+    site().bell.notify()
+    return as_json({"ids": ids, "more": len(ids) == deliveries.REDELIVER_BATCH}, 200)
+
+
+def _moment(name: str, text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError) as fault:
+        detail = "must be a time such as 2026-01-31T08:00:00Z"
+        raise Invalid(f"{name} {detail}.", errors=[Fault(f"/{name}", detail)]) from fault

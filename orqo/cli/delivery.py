@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Row
@@ -12,6 +13,7 @@ from orqo import clock, deliveries, jsontext
 from orqo.cli import output
 from orqo.cli.arguments import Refused, count, duration, number, verb, verbs
 from orqo.cli.opening import opened
+from orqo.db import Database
 from orqo.models import DeliveryStatus
 from orqo.secretstore import SecretStore
 
@@ -30,6 +32,7 @@ def add(parser: argparse.ArgumentParser, _word: str) -> None:
     again.add_argument("id", type=number, metavar="ID", nargs="?", help="one delivery")
     again.add_argument("--callback", type=number, metavar="ID", help="all dead ones of a callback")
     again.add_argument("--since", type=duration, metavar="DURATION", help="all dead ones of the last 2h, 3d …; goes with --callback")
+    again.add_argument("--until", type=duration, metavar="DURATION", help="only those that were dead so long ago: 1h, 2d …")
 
 
 def _list(arguments: argparse.Namespace) -> int:
@@ -62,6 +65,10 @@ def _show(arguments: argparse.Namespace) -> int:
     keys = ("number", "started_at", "duration_ms", "status_code", "reason", "detail")
     rows = [tuple(attempt[key] for key in keys) for attempt in attempts]
     output.table(("ATTEMPT", "AT", "MS", "ANSWER", "CAME TO", "DETAIL"), rows, nothing="It was not attempted yet.")
+    for attempt in attempts:
+        if attempt["excerpt"]:
+            print()
+            output.fields({f"answer to attempt {attempt['number']}": attempt["excerpt"]})
     print()
     output.result(body)
     return 0
@@ -69,14 +76,23 @@ def _show(arguments: argparse.Namespace) -> int:
 
 def _redeliver_dead(arguments: argparse.Namespace) -> int:
     now = clock.now()
-    since = now - arguments.since if arguments.since else None
-    with opened() as box, box.database.transaction() as connection:
-        ids = deliveries.redeliver_dead(connection, callback_id=arguments.callback, since=since, now=now)
+    since, until = (now - each if each else None for each in (arguments.since, arguments.until))
+    wanted = {"callback_id": arguments.callback, "since": since, "until": until or now}
+    ids: list[int] = []
+    with opened() as box:
+        # A batch is a commit: ten thousand in one would keep everybody else from writing for seconds.
+        while batch := _batch(box.database, wanted, now):
+            ids += batch
     if arguments.json:
         output.as_json([{"id": each, "status": str(DeliveryStatus.PENDING)} for each in ids])
     else:
         output.say(f"{len(ids)} deliveries are sent again.")
     return 0
+
+
+def _batch(database: Database, wanted: dict[str, Any], now: datetime) -> list[int]:
+    with database.transaction() as connection:
+        return deliveries.redeliver_dead(connection, **wanted, now=now)
 
 
 def _curl(row: Row[Any], secrets: SecretStore, key: bytes) -> str:
@@ -92,8 +108,8 @@ def _body(data: bytes) -> Any:
 
 
 def _redeliver(arguments: argparse.Namespace) -> int:
-    if (arguments.id is None) == (arguments.callback is None and arguments.since is None):
-        raise Refused("orqo: say which: an ID, or --callback ID, --since DURATION or both", status=2)
+    if (arguments.id is None) == (arguments.callback is arguments.since is arguments.until is None):
+        raise Refused("orqo: say which: an ID, or --callback ID, --since DURATION, --until DURATION or several of them", status=2)
     if arguments.id is None:
         return _redeliver_dead(arguments)
     with opened() as box, box.database.transaction() as connection:

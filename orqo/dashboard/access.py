@@ -25,7 +25,7 @@ SIGNED_IN_ENDPOINTS = (
     *("workflow_runs", "workflow_runs_live", "run_now", "create_trigger", "switch_trigger", "rotate_trigger", "delete_trigger"),
     *("create_schedule", "set_schedule", "report_run", "report_list"),
     *("workflow_requests_live", "kept_request", "kept_request_body", "replay_request", "set_trigger_options"),
-    *("workflow_callbacks", "add_callback", "remove_callback", "resume_callback", "callback_secret"),
+    *("workflow_callbacks", "add_callback", "remove_callback", "resume_callback", "redeliver_dead", "callback_secret"),
     *("run_list", "run_list_live", "run", "run_live", "stop_run", "run_again", "answer_run", "run_input", "run_output"),
     *("stage_output", "stage_stderr", "artifact"),
     *("delivery_list", "delivery", "delivery_body", "redeliver", "received_list", "received", "received_body"),

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from flask import Response, g, request
 from sqlalchemy import Connection, Row, select
 
-from orqo import callbacks, listings, lookup, signing
+from orqo import callbacks, deliveries, listings, lookup, signing
 from orqo.dashboard.blueprint import blueprint
 from orqo.dashboard.pages import done, field, page
 from orqo.dashboard.workflows import known
@@ -30,12 +30,13 @@ def _tab(name: str, *, fault: Problem | None = None, secret: dict[str, Any] | No
     with site().database.read() as connection:
         row = known(connection, name)
         shown = _configured(connection, row.id)
+        dead = deliveries.with_dead(connection, [each["id"] for each in shown])
         sent = listings.newest_deliveries(connection, [each["id"] for each in shown])
         triggers = connection.execute(
             select(Trigger.id, Trigger.name).where(Trigger.workflow_id == row.id).order_by(Trigger.name).limit(CALLBACKS_SHOWN)
         ).all()
     return page(
-        "workflow_callbacks.html", code=fault.status if fault else 200, tab="callbacks", workflow=row, callbacks=shown,
+        "workflow_callbacks.html", code=fault.status if fault else 200, tab="callbacks", workflow=row, callbacks=shown, dead=dead,
         deliveries=sent, triggers=triggers, events=callbacks.EVENTS, fault=fault, secret=secret,
     )  # fmt: skip
 
@@ -111,6 +112,16 @@ def resume_callback(callback_id: int) -> Response:
         callbacks.resume(connection, callback_id, now=g.now)
     site().bell.notify()
     return done("workflow_callbacks", "resumed", name=name)
+
+
+@blueprint.post("/callbacks/<int:callback_id>/redeliver")
+def redeliver_dead(callback_id: int) -> Response:
+    """Send dead deliveries of a destination once more: a batch of them, the oldest first."""
+    with site().database.transaction() as connection:
+        name, _ = _named(connection, callback_id)
+        deliveries.redeliver_dead(connection, callback_id=callback_id, now=g.now)
+    site().bell.notify()
+    return done("workflow_callbacks", "redelivered", name=name)
 
 
 @blueprint.post("/callbacks/<int:callback_id>/secret")
