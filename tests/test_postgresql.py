@@ -22,6 +22,7 @@ from inbox import inbox
 from orqo import clock, db, deliveries, runs, schedules
 from orqo.errors import Unavailable
 from orqo.models import Base
+from orqo.slots import Room
 from support import Service, TestBox, free_port, running, wait_for
 
 AT_ONCE = 4
@@ -196,7 +197,7 @@ def test_each_delivery_is_claimed_once(box: TestBox) -> None:
         runs.stop(box.box, box.accept("told"), now=clock.now())
 
     def claim(database: db.Database) -> list[int]:
-        due = deliveries.claim_due(database, owner="x", limit=20, per_host=20, in_flight={}, now=clock.now())
+        due = deliveries.claim_due(database, owner="x", room=Room(slots=20, guarded=20, ahead=0, per_host=20), now=clock.now())
         return [row.id for row in due]
 
     claimed = [delivery_id for mine in at_once(claim, box.config.database_url) for delivery_id in mine]
