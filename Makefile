@@ -1,6 +1,6 @@
 # Everything a fresh machine needs; `make help` lists it. Paths are relative because the folder's name may hold spaces.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-full lint contract bench chaos screenshots clean
+.PHONY: help run test test-full lint contract bench bench-peers chaos screenshots clean
 PY := .venv/bin/python
 # Most tests wait for processes, so more run at a time than there are cores; a file's tests stay together.
 SPREAD := -n 3 --dist loadfile
@@ -29,6 +29,9 @@ contract: ## hold ORQO's contract against any base URL (URL=http://… TOKEN=orq
 
 bench: ## the figures of bench/RESULTS.md, some minutes; ARGS="accept --rounds 5", ARGS=pages, … takes one measurement
 	@sh setup.sh requirements-bench.txt && exec $(PY) -m bench $(ARGS)
+
+bench-peers: ## the same load on adnanh/webhook and Node-RED, where they are installed
+	@sh setup.sh requirements-bench.txt && exec $(PY) -m bench peers $(ARGS)
 
 chaos: ## kill and freeze everything under load, then check what was promised (RUNS=1000 SEED=7)
 	@sh setup.sh requirements-dev.txt && exec env PYTHONPATH=tests RUNS="$(RUNS)" SEED="$(SEED)" $(PY) -m chaos

@@ -65,17 +65,19 @@ class Running:
             connection.close()
 
 
-def load(running: Running, *, connections: int = 16, seconds: float = 5, rate: float = 0, **changes: Any) -> dict[str, Any]:
+def load(
+    running: Running, *, connections: int = 16, seconds: float = 5, rate: float = 0, good: int = 201, **changes: Any
+) -> dict[str, Any]:
     """Start runs as quickly as the service takes them, or at a rate; gives what bench/load.py prints.
 
-    Raises where anything but 201 and 503 was answered: a figure of refusals would be none.
+    Raises where anything but 201 (or `good`) and 503 was answered: a figure of refusals would be none.
     """
-    options = ["--connections", str(connections), "--seconds", str(seconds), "--rate", str(rate)]
+    options = ["--connections", str(connections), "--seconds", str(seconds), "--rate", str(rate), "--good", str(good)]
     argv = [sys.executable, "-m", "bench.load", str(running.port), *options]
     given = json.dumps({**running.call, **changes})
     told: dict[str, Any] = json.loads(subprocess.run(argv, cwd=PROJECT_DIR, input=given, text=True, capture_output=True, check=True).stdout)
-    if set(told["statuses"]) - {"201", "503"}:
-        raise RuntimeError(f"not all were answered with 201: {told['statuses']}")
+    if set(told["statuses"]) - {str(good), "503"}:
+        raise RuntimeError(f"not all were answered with {good}: {told['statuses']}")
     return told
 
 
@@ -94,7 +96,7 @@ def ours(*, workers: int = 0, workflow: str = STUB, web: bool = True, **settings
     with tempfile.TemporaryDirectory(prefix="orqo-bench-") as folder, valkey.running(Path(folder)) as redis_url:
         # The stage user passes through.
         Path(folder).chmod(0o711)
-        port = _free_port()
+        port = free_port()
         given = {"ORQO_DATA": f"{folder}/data", "REDIS_URL": redis_url, "ORQO_PORT": str(port), "ORQO_WORKERS": str(workers or 1)}
         env = given | settings
         config = Config.from_environ(env)
@@ -128,7 +130,7 @@ def _prepared(config: Config, workflow: str) -> dict[str, Any]:
 def by_hand(*, workers: int = 0, preload: bool = True, web: bool = True) -> Iterator[Running]:
     """Run the service by hand: gunicorn with two processes of eight threads, and RQ workers that fork for each job."""
     with tempfile.TemporaryDirectory(prefix="orqo-bench-") as folder, valkey.running(Path(folder)) as redis_url:
-        port, database = _free_port(), Path(folder) / "by-hand.db"
+        port, database = free_port(), Path(folder) / "by-hand.db"
         env = {"DATABASE_URL": f"sqlite:///{database}", "REDIS_URL": redis_url, "PATH": os.environ["PATH"], "HOME": folder}
         subprocess.run([sys.executable, "-c", _MAKE_TABLES], cwd=PROJECT_DIR, env=env, check=True)
         call = {"path": "/trigger", "headers": {"Authorization": f"Bearer {BY_HAND_TOKEN}"}, "body": {"workflow_id": 1, "input": INPUT}}
@@ -167,7 +169,16 @@ def _stopping(running: Running) -> Iterator[None]:
             running.stop(name)
 
 
-def _free_port() -> int:
+def answers(running: Running, *, good: int) -> bool:
+    """Tell whether one request is answered as wanted."""
+    try:
+        return bool(load(running, connections=1, seconds=0.05, good=good)["count"])
+    except (subprocess.CalledProcessError, RuntimeError):
+        return False
+
+
+def free_port() -> int:
+    """Give a port of loopback that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,7 +1,7 @@
-"""The load: `python -m bench.load PORT [--connections 16] [--seconds 5] [--rate R] [--close]`, a process of its own.
+"""The load: `python -m bench.load PORT [--connections 16] [--seconds 5] [--rate R] [--good 201] [--close]`, a process of its own.
 
 Reads a JSON object `{"path", "headers", "body"}` from stdin, POSTs it over and over on kept-alive connections and prints a
-JSON object: how many were answered 201, and a second; the statuses; the latencies in milliseconds. One epoll loop on raw sockets:
+JSON object: how many were answered as wanted, and a second; the statuses; the latencies in milliseconds. One epoll loop on raw sockets:
 it sends some 30,000 requests a second, far more than what it measures. With a rate it sends so many a second at most.
 """
 
@@ -55,7 +55,7 @@ class _Load:
     """A closed loop over some connections, held to a rate where there is one."""
 
     def __init__(self, request: bytes, options: argparse.Namespace) -> None:
-        self.request, self.rate, self.seconds = request, options.rate, options.seconds
+        self.request, self.rate, self.seconds, self.good = request, options.rate, options.seconds, options.good
         self.connections = [_Connection(options.port, closes=options.close) for _ in range(options.connections)]
         self.poll = select.epoll()
         self.by_descriptor: dict[int, _Connection] = {}
@@ -101,7 +101,7 @@ class _Load:
 
     def _told(self, elapsed: float) -> dict[str, Any]:
         taken = sorted(self.latencies)
-        count, good = len(taken), self.statuses[201]
+        count, good = len(taken), self.statuses[self.good]
         at = {"p50": count // 2, "p95": int(count * 0.95), "p99": int(count * 0.99), "max": count - 1}
         return {"per_s": good / elapsed, "count": good, "statuses": self.statuses, **{name: taken[index] for name, index in at.items()}}
 
@@ -123,6 +123,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--connections", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--rate", type=float, default=0)
+    parser.add_argument("--good", type=int, default=201, help="the status that counts")
     parser.add_argument("--close", action="store_true")
     options = parser.parse_args(arguments)
     print(json.dumps(_Load(request_bytes(json.load(sys.stdin), closes=options.close), options).run()))

@@ -51,7 +51,7 @@ def assemble(config: Config) -> Flask:
     app.url_map.strict_slashes = True
     sessions = SQLAlchemy(app, metadata=Base.metadata)
     with app.app_context():
-        database = db.Database(sessions.engine, busy_timeout_ms=db.WEB_BUSY_TIMEOUT_MS)
+        database = db.Database(sessions.engine, busy_timeout_ms=db.WEB_BUSY_TIMEOUT_MS, accepts=True)
     app.extensions["orqo"] = _site(config, database)
     ours = () if config.strict else (nouns.resources,)
     for blueprint in (*THE_THREE, *ours, health.blueprint):

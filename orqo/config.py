@@ -122,7 +122,7 @@ SETTINGS: dict[str, Setting] = {
     "data": Setting("ORQO_DATA", _text, "", "folder of the database, Valkey, keys and run folders; default: var beside app.py"),
     "base_url": Setting("ORQO_BASE_URL", _url("http", "https"), "", "how others reach this box; default: http://ORQO_HOST:ORQO_PORT"),
     "workers": Setting("ORQO_WORKERS", _integer(1, 256), "4", "worker processes: how many stages run at once"),
-    "threads": Setting("ORQO_THREADS", _integer(1, 256), "8", "threads of the web server"),
+    "threads": Setting("ORQO_THREADS", _integer(1, 256), "16", "threads of the web server"),
     "body_max_bytes": Setting("ORQO_BODY_MAX_BYTES", size_bytes, "1048576", "largest request body; larger is answered 413"),
     "database_url": Setting("DATABASE_URL", _database_url, "", "the database; default: a SQLite file in ORQO_DATA", secret=True),
     "redis_url": Setting("REDIS_URL", _redis_url, "", "a Redis or Valkey server; default: our own", secret=True),

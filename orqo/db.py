@@ -11,12 +11,13 @@ import re
 import shutil
 import sqlite3
 import stat
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import make_url
@@ -25,7 +26,11 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from orqo import clock
 from orqo.config import PROJECT_DIR, ConfigError
 from orqo.errors import Unavailable
+from orqo.prepared import Prepared
+from orqo.sharing import Shared
+from orqo.turns import Turns
 
+T = TypeVar("T")
 SCHEMA_FILE = PROJECT_DIR / "schema.sql"
 MIGRATIONS_DIR = Path(__file__).resolve().parent / "migrations"
 SCHEMA_VERSION = 2
@@ -81,8 +86,9 @@ def engine_options(url: str) -> dict[str, Any]:
     Raises ConfigError where the driver of PostgreSQL is not installed: it is an optional requirement.
     """
     if make_url(url).get_backend_name() == "sqlite":
-        # One connection a thread and some to spare: a thread that waited for a pooled connection would wait unseen.
-        return {"module": sqlite_module(), "pool_size": 64, "max_overflow": 64}
+        # One connection a thread and some to spare: a thread that waited for a pooled connection would wait unseen. The one
+        # used last comes first: its cache holds the pages.
+        return {"module": sqlite_module(), "pool_size": 64, "max_overflow": 64, "pool_use_lifo": True}
     if importlib.util.find_spec("psycopg") is None:
         raise ConfigError(["DATABASE_URL names PostgreSQL, whose driver is not installed: sh setup.sh requirements-postgresql.txt"])
     # What is cut off is noticed in seconds: the system's own patience with a silent peer is hours.
@@ -94,22 +100,26 @@ def engine_options(url: str) -> dict[str, Any]:
 class Database:
     """An engine with our way of beginning transactions. Thread-safe; must not cross a fork once used."""
 
-    def __init__(self, engine: Engine, *, busy_timeout_ms: int = WORKER_BUSY_TIMEOUT_MS) -> None:
+    def __init__(self, engine: Engine, *, busy_timeout_ms: int = WORKER_BUSY_TIMEOUT_MS, accepts: bool = False) -> None:
+        """Take an engine that nobody has used. `accepts`: this process answers requests, so it writes before workers do."""
         self.engine = engine
         self.is_sqlite = engine.dialect.name == "sqlite"
         # PostgreSQL would give each statement its own snapshot.
         snapshot = {"read_only": True} if self.is_sqlite else {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         self._reader = engine.execution_options(**snapshot)
         self._boot = clock.boot_id()
+        path = sqlite_path(self)
+        self._turns = Turns(path, first=accepts) if path else None
+        self._shared = Shared(self.transaction)
         if self.is_sqlite:
             _install_sqlite_events(engine, busy_timeout_ms)
         else:
             _install_postgresql_events(engine, busy_timeout_ms)
 
     @classmethod
-    def open(cls, url: str, *, busy_timeout_ms: int = WORKER_BUSY_TIMEOUT_MS) -> Database:
+    def open(cls, url: str, *, busy_timeout_ms: int = WORKER_BUSY_TIMEOUT_MS, accepts: bool = False) -> Database:
         """Make an engine for this URL; nothing is connected yet."""
-        return cls(create_engine(url, **engine_options(url)), busy_timeout_ms=busy_timeout_ms)
+        return cls(create_engine(url, **engine_options(url)), busy_timeout_ms=busy_timeout_ms, accepts=accepts)
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -118,14 +128,46 @@ class Database:
         SQLite takes its write lock at the beginning (BEGIN IMMEDIATE): a deferred read-then-write fails at once with
         SQLITE_BUSY_SNAPSHOT whatever the time-out. Raises Unavailable where the database is busy, full or gone.
         """
-        with _told(), self.engine.connect() as connection, connection.begin():
-            yield connection
+        with _told(), self.engine.connect() as connection:
+            taken = self._turns is not None and self._turns.take()
+            try:
+                began = time.monotonic()
+                with connection.begin():
+                    if self._turns is not None and not taken:
+                        self._turns.missed(waited_s=time.monotonic() - began)
+                    yield connection
+            finally:
+                if self._turns is not None and taken:
+                    self._turns.give_back()
+
+    def together(self, work: Callable[[Connection], T]) -> T:
+        """Give what a short writing use case gives, in one commit with those that other threads bring meanwhile.
+
+        `work` touches nothing but the database: it may be called again after a rollback, and by another thread. Raises what
+        it raises, and Unavailable. PostgreSQL shares the commits of its clients itself.
+        """
+        if self.is_sqlite:
+            return self._shared.run(work)
+        with self.transaction() as connection:
+            return work(connection)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """Run one read-only use case on one snapshot; never waits for a writer on SQLite. Raises Unavailable."""
         with _told(), self._reader.connect() as connection, connection.begin():
             yield connection
+
+    def look(self, statement: Prepared, parameters: Mapping[str, Any]) -> Any:
+        """Give the first row that one statement finds, None where there is none: a snapshot of its own. Raises Unavailable."""
+        if not self.is_sqlite:
+            with self.read() as connection:
+                return statement.first(connection, parameters)
+        with _told():
+            pooled = self.engine.raw_connection()
+            try:
+                return statement.first_of(pooled.dbapi_connection, self.engine.dialect, parameters)
+            finally:
+                pooled.close()
 
     def lease_clock(self, connection: Connection) -> LeaseClock:
         """Read the clock of leases: this boot's on SQLite (one box), the database's own on PostgreSQL (many)."""

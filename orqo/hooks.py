@@ -244,12 +244,15 @@ def _accepted(gate: Gate, guest: Visit, value: Any, told: Mapping[str, Any], rep
     if same is not None:
         requestlog.note(gate.database, guest.entry(Verdict.DUPLICATE, 200, run_id=same), now=now)
         return Outcome(Verdict.DUPLICATE, run_id=same)
-    with gate.database.transaction() as connection:
+
+    def write(connection: Connection) -> Outcome:
         accepted = runs.accept(connection, _as_it_is_now(connection, new), now=now)
         verdict, status = (Verdict.DUPLICATE, 200) if accepted.duplicate else (Verdict.ACCEPTED, 201)
         answer = _own_answer(gate, guest, {"input": value, "trigger": told}, accepted.run_id)
         requestlog.write(connection, guest.entry(verdict, answer[0] if answer else status, run_id=accepted.run_id), now=now)
-    return Outcome(verdict, run_id=accepted.run_id, answer=answer)
+        return Outcome(verdict, run_id=accepted.run_id, answer=answer)
+
+    return gate.database.together(write)
 
 
 def _as_it_is_now(connection: Connection, new: runs.NewRun) -> runs.NewRun:

@@ -25,6 +25,7 @@ from rq.serializers import JSONSerializer
 
 from orqo import redisurl
 from orqo.config import Config
+from orqo.ringing import Soon
 from orqo.secretstore import key_check
 
 log = logging.getLogger(__name__)
@@ -92,6 +93,7 @@ class Bell:
         self._flag = f"{self.queue_name}:wake-up"
         self._channel = f"{self.queue_name}:notice"
         self._silent_until = 0.0
+        self._waking = Soon(lambda: bool(self._try(self._wake)), name="wake")
 
     @classmethod
     def of(cls, config: Config, key: bytes) -> Bell:
@@ -102,10 +104,15 @@ class Bell:
         """Enqueue a wake-up unless one is outstanding; False where Redis cannot be reached: the sweep wakes later."""
         return self._try(self._wake) is not None
 
+    def wake_workers_soon(self) -> None:
+        """Have it done off the caller's way, once for a burst; the sweep wakes where this process ends before."""
+        self._waking.ask()
+
     def _wake(self) -> bool:
+        """Tell whether there was none outstanding."""
         # The flag's expiry is what heals a wake-up that was lost on its way.
         if not self._client.set(self._flag, b"1", nx=True, ex=WAKE_UP_EXPIRES_S):
-            return True
+            return False
         # The flag expires while all workers are busy; the wake-up that it stood for may wait in the queue still.
         if self._client.llen(self._queue.key) < WAITING_MAX:
             self._queue.enqueue(WORK, job_timeout=-1, result_ttl=0, failure_ttl=FAILURE_TTL_S)

@@ -25,6 +25,7 @@ from orqo.db import Database
 from orqo.errors import Problem, Unavailable
 from orqo.inbound import Scheme
 from orqo.models import Request, Trigger, Verdict, Workflow
+from orqo.prepared import Prepared
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,11 @@ KEPT_DAYS = 7
 REFUSED_BODIES_MAX = 100
 TRIM_EVERY, TRIM_LIMIT = 32, 200
 ROWS = cast(Table, Request.__table__)
+WRITTEN = (
+    *("endpoint", "received_at", "trigger_id", "token_id", "run_id", "status_code", "verdict", "reason", "method", "remote"),
+    *("content_type", "size", "query", "headers", "hidden", "replay_of", "webhook_id", "event", "body"),
+)
+INSERT = Prepared(insert(ROWS).returning(ROWS.c.id), *WRITTEN)
 NOT_COPIED = ("host", "content-length", "connection", "accept-encoding", "transfer-encoding", "expect")
 LISTED = (
     *("id", "endpoint", "received_at", "trigger_id", "token_id", "run_id", "status_code", "verdict", "reason"),
@@ -60,7 +66,7 @@ class Entry:
 
 def write(connection: Connection, entry: Entry, *, now: datetime) -> int:
     """Write a request within the caller's transaction and give its id; trims what is too old or too much, a little at a time."""
-    made: int = connection.execute(insert(ROWS).values(_values(entry, now)).returning(ROWS.c.id)).scalar_one()
+    made: int = INSERT.first(connection, _values(entry, now)).id
     if entry.verdict == Verdict.REFUSED:
         _drop_refused_bodies(connection, entry)
     if made % TRIM_EVERY == 0:

@@ -16,17 +16,20 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from orqo import clock
+from orqo.db import Database
 from orqo.errors import Fault, Invalid, NotFound
 from orqo.models import ApiToken
+from orqo.prepared import Prepared
 
 SCOPES = ("trigger", "read", "write", "callback", "admin")
 DEFAULT_SCOPES = ("trigger", "read")
 API_TOKEN = re.compile(r"orqo_[A-Za-z0-9_-]{43}")
 WEBHOOK_TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
 LAST_USED_EVERY = timedelta(minutes=1)
+BY_DIGEST = Prepared(select(ApiToken.__table__).where(ApiToken.token_hash == bindparam("digest")))
 
 
 @dataclass(frozen=True)
@@ -116,10 +119,15 @@ def _checked(name: str, scopes: list[str]) -> list[str]:
 
 def find(connection: Connection, token: str, *, now: datetime) -> Holder | None:
     """Give the holder of a presented token, None where it is unknown, revoked or expired. One look-up by digest."""
-    if not API_TOKEN.fullmatch(token):
-        return None
-    table = ApiToken.__table__
-    row = connection.execute(select(table).where(ApiToken.token_hash == digest(token))).one_or_none()
+    return _holder(BY_DIGEST.first(connection, {"digest": digest(token)}), now) if API_TOKEN.fullmatch(token) else None
+
+
+def look_up(database: Database, token: str, *, now: datetime) -> Holder | None:
+    """Do the same without a transaction around it."""
+    return _holder(database.look(BY_DIGEST, {"digest": digest(token)}), now) if API_TOKEN.fullmatch(token) else None
+
+
+def _holder(row: Any, now: datetime) -> Holder | None:
     if row is None or row.revoked_at or (row.expires_at and row.expires_at <= clock.to_text(now)):
         return None
     listed = None if row.workflow_ids is None else frozenset(json.loads(row.workflow_ids))
@@ -128,7 +136,7 @@ def find(connection: Connection, token: str, *, now: datetime) -> Holder | None:
 
 def is_marked(holder: Holder, *, now: datetime) -> bool:
     """Tell whether a token's use within this minute is recorded already."""
-    return bool(holder.last_used_at and clock.from_text(holder.last_used_at) > now - LAST_USED_EVERY)
+    return bool(holder.last_used_at and holder.last_used_at > clock.to_text(now - LAST_USED_EVERY))
 
 
 def mark_used(connection: Connection, holder: Holder, *, now: datetime) -> None:

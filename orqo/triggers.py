@@ -12,17 +12,26 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 
 from orqo import clock, cron, jsontext, tokens
+from orqo.db import Database
 from orqo.definition import TriggerDefinition
 from orqo.errors import Conflict, Fault, Invalid, NotFound
 from orqo.models import Trigger, Workflow
+from orqo.prepared import Prepared
 from orqo.webhook import Rate
 
 NAME = re.compile(r"[a-z0-9_-]{1,64}")
 UNKNOWN = "There is no such webhook. Copy the URL again from the workflow's Runs & Triggers tab."
 ROWS = Trigger.__table__
+FOUND = (
+    select(ROWS, Workflow.name.label("workflow_name"), Workflow.enabled.label("workflow_enabled"), Workflow.version_id)
+    .join(Workflow, Workflow.id == Trigger.workflow_id)
+    .where(Workflow.deleted_at.is_(None))
+)
+BY_DIGEST = Prepared(FOUND.where(Trigger.token_hash == bindparam("digest")))
+BY_ID = Prepared(FOUND.where(Trigger.id == bindparam("trigger_id")))
 # Beside its options: the trigger has left its file. It keeps them, for whoever enables it must not open it to unsigned calls.
 ABSENT = "absent"
 SCHEDULE = "schedule"
@@ -33,18 +42,24 @@ def find(connection: Connection, token: str) -> Row[Any] | None:
 
     The row holds the trigger's columns and `workflow_name, workflow_enabled, version_id`.
     """
-    return _found(connection, Trigger.token_hash == tokens.digest(token)) if tokens.WEBHOOK_TOKEN.fullmatch(token) else None
+    if not tokens.WEBHOOK_TOKEN.fullmatch(token):
+        return None
+    found: Row[Any] | None = BY_DIGEST.first(connection, {"digest": tokens.digest(token)})
+    return found
+
+
+def look_up(database: Database, token: str) -> Row[Any] | None:
+    """Do the same without a transaction around it."""
+    if not tokens.WEBHOOK_TOKEN.fullmatch(token):
+        return None
+    found: Row[Any] | None = database.look(BY_DIGEST, {"digest": tokens.digest(token)})
+    return found
 
 
 def find_by_id(connection: Connection, trigger_id: int) -> Row[Any] | None:
     """Give the same row by the trigger's id."""
-    return _found(connection, Trigger.id == trigger_id)
-
-
-def _found(connection: Connection, condition: Any) -> Row[Any] | None:
-    columns = (ROWS, Workflow.name.label("workflow_name"), Workflow.enabled.label("workflow_enabled"), Workflow.version_id)
-    joined = select(*columns).join(Workflow, Workflow.id == Trigger.workflow_id)
-    return connection.execute(joined.where(condition, Workflow.deleted_at.is_(None))).one_or_none()
+    found: Row[Any] | None = BY_ID.first(connection, {"trigger_id": trigger_id})
+    return found
 
 
 def token_of(row: Row[Any], key: bytes) -> str | None:

@@ -7,23 +7,35 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, Engine, Row, insert, select, update
+from sqlalchemy import Connection, Engine, Row, bindparam, insert, select, update
 
 from orqo import clock, db, inputschema, jsontext
 from orqo.definition import Definition
 from orqo.errors import Conflict, Fault, Invalid, NotFound
 from orqo.lookup import Json
 from orqo.models import Instance, Workflow, WorkflowVersion
+from orqo.prepared import Prepared
 
 LARGEST_ID = 2**63 - 1
-VALIDATORS_MAX = 1000
-_validators: WeakKeyDictionary[Engine, dict[int, Any]] = WeakKeyDictionary()
-_validators_lock = threading.Lock()
+TERMS_MAX = 1000
+_terms: WeakKeyDictionary[Engine, dict[int, Terms]] = WeakKeyDictionary()
+_terms_lock = threading.Lock()
+BY_ID = Prepared(select(Workflow.__table__).where(Workflow.id == bindparam("reference"), Workflow.deleted_at.is_(None)))
+BY_NAME = Prepared(select(Workflow.__table__).where(Workflow.name == bindparam("reference"), Workflow.deleted_at.is_(None)))
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a version asks of a run that would begin: the compiled input_schema, None where any input fits, and its concurrency."""
+
+    validator: Any
+    concurrency: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -94,11 +106,10 @@ def _newest(connection: Connection, workflow_id: int) -> Row[Any] | None:
 
 def find(connection: Connection, reference: int | str) -> Row[Any] | None:
     """Give the row of a workflow by id or name, None where there is none or it was deleted."""
-    table = Workflow.__table__
     if isinstance(reference, int) and not 0 < reference <= LARGEST_ID:
         return None
-    matches = Workflow.id == reference if isinstance(reference, int) else Workflow.name == reference
-    return connection.execute(select(table).where(matches, Workflow.deleted_at.is_(None))).one_or_none()
+    found: Row[Any] | None = (BY_ID if isinstance(reference, int) else BY_NAME).first(connection, {"reference": reference})
+    return found
 
 
 def get(connection: Connection, reference: int | str) -> Row[Any]:
@@ -141,24 +152,28 @@ def definition_of(connection: Connection, version_id: int) -> Definition:
 
 def check_input(connection: Connection, version_id: int, value: Json) -> None:
     """Raise Invalid, with one fault a place, where an input does not fit a version's input_schema; any fits where it has none."""
-    validator = _validator_of(connection, version_id)
+    validator = terms_of(connection, version_id).validator
     if validator is not None:
         inputschema.check(validator, value)
 
 
-def _validator_of(connection: Connection, version_id: int) -> Any:
-    """Give the compiled input_schema of a version, read once in a process: versions never change."""
-    with _validators_lock:
-        known = _validators.setdefault(connection.engine, {})
+def terms_of(connection: Connection, version_id: int) -> Terms:
+    """Give what a version asks of a new run, read once in a process: versions never change."""
+    with _terms_lock:
+        known = _terms.setdefault(connection.engine, {})
         if version_id in known:
             return known[version_id]
-    schema = definition_of(connection, version_id).input_schema
-    validator = None if schema is None else inputschema.compiled(schema)
-    with _validators_lock:
-        if len(known) >= VALIDATORS_MAX:
+    made = _terms_in(definition_of(connection, version_id))
+    with _terms_lock:
+        if len(known) >= TERMS_MAX:
             known.clear()
-        known[version_id] = validator
-    return validator
+        known[version_id] = made
+    return made
+
+
+def _terms_in(definition: Definition) -> Terms:
+    schema, concurrency = definition.input_schema, definition.concurrency
+    return Terms(None if schema is None else inputschema.compiled(schema), asdict(concurrency) if concurrency else None)
 
 
 def list_all(connection: Connection, *, limit: int = 1000) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ LEVELS = [
         "clock config crashpoints errors jsontext logs lookup signing addresses listening argv match inbound webhook call "
         "vendors payload yamlfile inputschema cron shape places description",
         "webhookrules waitrules simulationrules decisionrules rules pinned definition workflowfiles models "
-        "db leases facts flow artifacts processes valkey supervisor serve",
+        "turns sharing ringing prepared db leases facts flow artifacts processes valkey supervisor serve",
         "deadline dial outgoing outbound secretstore redisurl queue tokens",
         "stages workflows triggers callbacks slots deliveries attempts runs schedules requestlog hooks "
         "replays apply folder instance retention backup copying clockstep received people listings "

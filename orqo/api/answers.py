@@ -68,7 +68,7 @@ def told(here: Site, run_id: int, *, duplicate: bool) -> None:
     """Wake the workers for a new run, and log it."""
     if not duplicate:
         crashpoints.reach("accept-committed")
-        here.bell.wake_workers()
+        here.bell.wake_workers_soon()
         crashpoints.reach("workers-woken")
     log.info("step=accept run=%s status=%s", run_id, "duplicate" if duplicate else "pending")
 

@@ -17,7 +17,7 @@ from orqo import call, callbacks, clock, hooks, jsontext, requestlog, runs, simu
 from orqo.api import body as bodies
 from orqo.api import patience
 from orqo.api.answers import METADATA_MAX_BYTES, call_of_request, refusals_noted, started
-from orqo.api.site import Site, check_room, holder_of, require, site
+from orqo.api.site import Site, check_room, look_up_holder, require, site
 from orqo.call import Call
 from orqo.errors import Conflict, Fault, Invalid, NotFound, UnsupportedMedia
 from orqo.models import Verdict
@@ -31,8 +31,7 @@ blueprint = Blueprint("endpoints", __name__, url_prefix="/api/v1")
 def trigger() -> Response:
     """Start a workflow for the holder of an API token of scope `trigger`; 201 once the run is durable."""
     here, now = site(), clock.now()
-    with here.database.read() as connection:
-        holder = holder_of(connection, now=now)
+    holder = look_up_holder(here, now=now)
     given = call_of_request(here)
     with refusals_noted(here, lambda fault: _entry(given, holder, Verdict.REFUSED, fault.status, requestlog.refusal(fault)), now=now):
         require(holder, "trigger")
@@ -63,7 +62,8 @@ def _accepted(here: Site, holder: Holder, given: Call, now: datetime) -> runs.Ac
     if same is not None:
         requestlog.note(here.database, _entry(given, holder, Verdict.DUPLICATE, 200, run_id=same), now=now)
         return runs.Accepted(same, duplicate=True)
-    with here.database.transaction() as connection:
+
+    def write(connection: Connection) -> runs.Accepted:
         known = replay is not None and runs.earlier(connection, replay, now=now) is not None
         workflow = _startable(connection, wanted, holder, known=known)
         new = runs.NewRun(
@@ -81,7 +81,9 @@ def _accepted(here: Site, holder: Holder, given: Call, now: datetime) -> runs.Ac
         tokens.mark_used(connection, holder, now=now)
         verdict, status_code = (Verdict.DUPLICATE, 200) if accepted.duplicate else (Verdict.ACCEPTED, 201)
         requestlog.write(connection, _entry(given, holder, verdict, status_code, run_id=accepted.run_id), now=now)
-    return accepted
+        return accepted
+
+    return here.database.together(write)
 
 
 def _simulated(here: Site, rules: simulation.Rules, wanted: dict[str, Any], holder: Holder) -> int | None:

@@ -38,8 +38,7 @@ blueprint.record_once(lambda state: state.app.url_map.converters.update(rest=Res
 def hook(token: str) -> Response:
     """Start the workflow of the trigger that the URL's token belongs to; the body becomes the run's input."""
     here, now = site(), clock.now()
-    with here.database.read() as connection:
-        found = triggers.find(connection, token)
+    found = triggers.look_up(here.database, token)
     if found is None:
         raise NotFound(triggers.UNKNOWN) if request.method == "POST" else _not_post(("POST",))
     guest = hooks.visit(found, call_of_request(here, token=token))

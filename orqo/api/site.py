@@ -19,7 +19,7 @@ from orqo.api.validation import Validators
 from orqo.errors import Forbidden, Unauthorized
 from orqo.site import check_room, reading
 
-__all__ = ["Site", "check_room", "holder_of", "holder_with", "presented_token", "reading", "require", "site"]
+__all__ = ["Site", "check_room", "holder_of", "holder_with", "look_up_holder", "presented_token", "reading", "require", "site"]
 
 BEARER = re.compile(r"Bearer +([\x21-\x7e]+) *", re.IGNORECASE)
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="orqo"'}
@@ -53,10 +53,22 @@ def holder_with(connection: Connection, scope: str, *, now: datetime) -> tokens.
 
 def holder_of(connection: Connection, *, now: datetime) -> tokens.Holder:
     """Give the holder of the presented API token, whatever it may do; Unauthorized without a valid one."""
+    return _known(tokens.find(connection, _token(), now=now))
+
+
+def look_up_holder(here: Site, *, now: datetime) -> tokens.Holder:
+    """Do the same without a transaction around it."""
+    return _known(tokens.look_up(here.database, _token(), now=now))
+
+
+def _token() -> str:
     token = presented_token()
     if token is None:
         raise Unauthorized("Send an API token: Authorization: Bearer orqo_… (make one in Settings → API Tokens).", headers=CHALLENGE)
-    holder = tokens.find(connection, token, now=now)
+    return token
+
+
+def _known(holder: tokens.Holder | None) -> tokens.Holder:
     if holder is None:
         raise Unauthorized("The API token is unknown, expired or revoked. Make a new one in Settings → API Tokens.", headers=INVALID_TOKEN)
     return holder

@@ -6,17 +6,39 @@ Owns the table idempotency_keys.
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, Table, bindparam, insert, select, update
 
 from orqo import clock, crashpoints, db, jsontext, workflows
 from orqo.errors import Invalid
-from orqo.models import IdempotencyKey, Run, RunStatus, Trigger
+from orqo.models import IdempotencyKey, RunStatus, Trigger
+from orqo.prepared import Prepared
 from orqo.runs import concurrency
 from orqo.runs.state import RUNS, Accepted, NewRun, Replay
 
 IDEMPOTENCY_HOURS = 24
+NO_PARENT = {"parent_id": None, "parent_stage": None, "parent_pass": None, "parent_via": None, "depth": 0}
+NOT_HELD = {"concurrency_key": None, "concurrency_limit": None, "held": 0}
+WRITTEN = (
+    *("workflow_id", "version_id", "status", "input", "metadata", "trigger_id", "token_id", "origin", "trigger_facts", "callbacks"),
+    *("created_at", "awaited", "rerun_of", *NO_PARENT, *NOT_HELD),
+)
+INSERT_RUN = Prepared(insert(RUNS).returning(RUNS.c.id), *WRITTEN)
+COUNT_FIRED = (
+    update(Trigger)
+    .where(Trigger.id == bindparam("fired_id"))
+    .values(fired_count=Trigger.fired_count + 1, last_fired_at=bindparam("fired_at"))
+)
+KEYS = cast(Table, IdempotencyKey.__table__)
+IS_SAME = (KEYS.c.scope == bindparam("of_scope"), KEYS.c.key == bindparam("of_key"))
+EARLIER = (
+    select(KEYS.c.run_id, KEYS.c.body_hash, RUNS.c.status)
+    .join_from(KEYS, RUNS, RUNS.c.id == KEYS.c.run_id)
+    .where(*IS_SAME, KEYS.c.created_at > bindparam("since"))
+)
+REPLACE_KEY = update(KEYS).where(*IS_SAME)
+INSERT_KEY = insert(KEYS)
 
 
 def accept(connection: Connection, new: NewRun, *, now: datetime) -> Accepted:
@@ -32,26 +54,29 @@ def accept(connection: Connection, new: NewRun, *, now: datetime) -> Accepted:
         return Accepted(known, duplicate=True)
     workflows.check_input(connection, new.version_id, new.input)
     moment = clock.to_text(now)
-    values = concurrency.admit(connection, new, now=now) | {
-        "workflow_id": new.workflow_id,
-        "version_id": new.version_id,
-        "status": RunStatus.PENDING,
-        "input": jsontext.dump(new.input),
-        "metadata": jsontext.dump(new.metadata),
-        "trigger_id": new.trigger_id,
-        "token_id": new.token_id,
-        "origin": new.origin,
-        "trigger_facts": jsontext.dump(new.trigger_facts),
-        "callbacks": jsontext.dump(list(new.callbacks)),
-        "created_at": moment,
-        "awaited": int(new.awaited),
-        "rerun_of": new.rerun_of,
-        **_parentage(new),
-    }
-    run_id = connection.execute(insert(RUNS).values(values).returning(RUNS.c.id)).scalar_one()
+    values = (
+        NOT_HELD
+        | concurrency.admit(connection, new, now=now)
+        | {
+            "workflow_id": new.workflow_id,
+            "version_id": new.version_id,
+            "status": RunStatus.PENDING,
+            "input": jsontext.dump(new.input),
+            "metadata": jsontext.dump(new.metadata),
+            "trigger_id": new.trigger_id,
+            "token_id": new.token_id,
+            "origin": new.origin,
+            "trigger_facts": jsontext.dump(new.trigger_facts),
+            "callbacks": jsontext.dump(list(new.callbacks)),
+            "created_at": moment,
+            "awaited": int(new.awaited),
+            "rerun_of": new.rerun_of,
+            **_parentage(new),
+        }
+    )
+    run_id = int(INSERT_RUN.first(connection, values).id)
     if new.trigger_id is not None and new.rerun_of is None:
-        fired = {"fired_count": Trigger.fired_count + 1, "last_fired_at": moment}
-        connection.execute(update(Trigger).where(Trigger.id == new.trigger_id).values(fired))
+        connection.execute(COUNT_FIRED, {"fired_id": new.trigger_id, "fired_at": moment})
     if new.replay:
         _remember(connection, new.replay, run_id, moment)
     crashpoints.reach("accept-before-commit")
@@ -61,7 +86,7 @@ def accept(connection: Connection, new: NewRun, *, now: datetime) -> Accepted:
 def _parentage(new: NewRun) -> dict[str, Any]:
     parent = new.parent
     if parent is None:
-        return {}
+        return NO_PARENT
     stage = {"parent_stage": parent.stage, "parent_pass": parent.pass_, "parent_via": parent.via}
     return {"parent_id": parent.run_id, "depth": parent.depth, **stage}
 
@@ -71,10 +96,8 @@ def earlier(connection: Connection, replay: Replay, *, now: datetime) -> int | N
 
     A vendor's redelivery after a failed or stopped run makes a new one. Invalid where an Idempotency-Key comes with another body.
     """
-    same = (IdempotencyKey.scope == replay.scope, IdempotencyKey.key == replay.key)
-    query = select(IdempotencyKey.run_id, IdempotencyKey.body_hash, Run.status).join(Run, Run.id == IdempotencyKey.run_id)
-    fresh = IdempotencyKey.created_at > clock.to_text(now - timedelta(hours=IDEMPOTENCY_HOURS))
-    row = connection.execute(query.where(*same, fresh)).one_or_none()
+    since = clock.to_text(now - timedelta(hours=IDEMPOTENCY_HOURS))
+    row = connection.execute(EARLIER, {"of_scope": replay.scope, "of_key": replay.key, "since": since}).one_or_none()
     if row is None:
         return None
     if replay.body_hash is None:
@@ -88,6 +111,5 @@ def earlier(connection: Connection, replay: Replay, *, now: datetime) -> int | N
 
 def _remember(connection: Connection, replay: Replay, run_id: int, moment: str) -> None:
     values = {"run_id": run_id, "body_hash": replay.body_hash, "created_at": moment}
-    same = (IdempotencyKey.scope == replay.scope, IdempotencyKey.key == replay.key)
-    if not connection.execute(update(IdempotencyKey).where(*same).values(values)).rowcount:
-        connection.execute(insert(IdempotencyKey).values(values | {"scope": replay.scope, "key": replay.key}))
+    if not connection.execute(REPLACE_KEY, values | {"of_scope": replay.scope, "of_key": replay.key}).rowcount:
+        connection.execute(INSERT_KEY, values | {"scope": replay.scope, "key": replay.key})

@@ -6,16 +6,15 @@ another of its key lets the oldest go: what is claimed never has to look at its 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, func, select, update
 
-from orqo import clock, lookup
+from orqo import clock, lookup, workflows
 from orqo.errors import Busy, Fault, Invalid
-from orqo.models import TERMINAL, RunStatus, Workflow, WorkflowVersion
+from orqo.models import TERMINAL, RunStatus, Workflow
 from orqo.runs.state import RUNS, NewRun
 
 KEY_MAX = 1000
@@ -26,10 +25,9 @@ def admit(connection: Connection, new: NewRun, *, now: datetime) -> dict[str, An
 
     `replace` asks the oldest to stop. Raises Busy with `skip`, Invalid where the key's look-up finds nothing.
     """
-    rule = connection.execute(select(WorkflowVersion.concurrency).where(WorkflowVersion.id == new.version_id)).scalar_one()
+    rule = workflows.terms_of(connection, new.version_id).concurrency
     if rule is None:
         return {}
-    rule = json.loads(rule)
     key = _key(connection, rule["key"], new)
     _lock(connection, new.workflow_id)
     active = connection.execute(_unfinished(new.workflow_id, key)).all()
