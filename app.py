@@ -9,6 +9,7 @@ from flask import Flask
 from orqo import create_app, dashboard, logs
 from orqo.config import Config, ConfigError
 from orqo.db import SchemaMismatch
+from orqo.errors import Unavailable
 
 
 def _create() -> tuple[Flask, Config]:
@@ -21,7 +22,7 @@ def _create() -> tuple[Flask, Config]:
 
 try:
     app, _config = _create()
-except (ConfigError, SchemaMismatch) as fault:
+except (ConfigError, SchemaMismatch, Unavailable) as fault:
     sys.exit(f"orqo: {fault}")
 
 if __name__ == "__main__":

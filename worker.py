@@ -9,10 +9,11 @@ import sys
 
 from orqo.config import ConfigError
 from orqo.db import SchemaMismatch
+from orqo.errors import Unavailable
 from orqo.pool import main
 
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (ConfigError, SchemaMismatch) as fault:
+    except (ConfigError, SchemaMismatch, Unavailable) as fault:
         sys.exit(f"orqo: {fault}")
