@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from chaos.planted import BUGS, BY_NAME, catches
+from chaos.planted import BUGS, BY_NAME, ROOT, Bug, catches
 from chaos.run import chaos
 
 RUNS = 1000 if os.environ.get("ORQO_TEST_FULL") else 60
@@ -23,6 +23,11 @@ def test_nothing_promised_is_broken_while_processes_die_and_redis_forgets(capsys
 @pytest.mark.parametrize("name", [pytest.param(bug.name, marks=pytest.mark.full) for bug in BUGS])
 def test_a_planted_bug_is_caught(name: str, tmp_path: Path) -> None:
     assert catches(BY_NAME[name], tmp_path) is not None
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
+def test_a_bug_can_be_planted_where_it_was_meant_to_be(bug: Bug) -> None:
+    assert (ROOT / bug.file).read_text(encoding="utf-8").count(bug.old) == 1
 
 
 def test_there_are_at_least_ten_bugs_to_plant() -> None:

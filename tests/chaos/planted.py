@@ -82,7 +82,7 @@ BUGS = (
     ),
     Bug(
         "no fence",
-        "orqo/runs/state.py", "Run.fence == self.run.fence, Run.status", "Run.status",
+        "orqo/runs/state.py", 'RUNS.c.fence == bindparam("held_fence")', 'RUNS.c.fence >= 0 * bindparam("held_fence")',
         tests=("tests/test_runs.py", "-k", "fence or lease or lost"),
     ),
     Bug(
@@ -93,8 +93,9 @@ BUGS = (
     Bug(
         "a claim without its condition",
         "orqo/runs/claiming.py",
-        "(RUNS.c.id == _next_pending(connection), RUNS.c.status == RunStatus.PENDING)",
-        "(RUNS.c.id == connection.execute(select(func.min(RUNS.c.id)).where(RUNS.c.finished_at.is_(None))).scalar(),)",
+        "    run_id = _next_pending(connection)\n",
+        "    run_id = connection.execute(select(func.min(RUNS.c.id)).where(RUNS.c.finished_at.is_(None))).scalar()\n"
+        "    connection.execute(update(RUNS).where(RUNS.c.id == run_id).values(status=RunStatus.PENDING))\n",
         tests=("tests/test_runs.py", "-x"), runs=100,
     ),
     Bug(
