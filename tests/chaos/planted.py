@@ -61,8 +61,8 @@ BUGS = (
     Bug(
         "a delivery is marked before it is sent",
         "orqo/deliveries.py",
-        'lease = {"lease_owner": owner, "lease_boot": reading.boot, "lease_until": reading.seconds + LEASE_S}',
-        'lease = {"status": DeliveryStatus.DELIVERED, "next_attempt_at": None}',
+        '.values(lease_owner=bindparam("owner")',
+        '.values(status="delivered", next_attempt_at=None, lease_owner=bindparam("owner")',
         tests=killed("delivery-claimed"),
     ),
     Bug(
