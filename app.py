@@ -6,7 +6,7 @@ import sys
 
 from flask import Flask
 
-from orqo import create_app, dashboard, logs
+from orqo import create_app, dashboard, logs, metrics
 from orqo.config import Config, ConfigError
 from orqo.db import SchemaMismatch
 from orqo.errors import Unavailable
@@ -15,6 +15,7 @@ from orqo.errors import Unavailable
 def _create() -> tuple[Flask, Config]:
     config = Config.from_environ()
     logs.install(config.log_level, config.log_format)
+    metrics.begin(config.data, "web")
     made = create_app(config)
     dashboard.warm(made)
     return made, config

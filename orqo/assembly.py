@@ -10,8 +10,9 @@ from urllib.parse import quote
 from flask import Flask, Request
 from flask_sqlalchemy import SQLAlchemy
 
-from orqo import clock, dashboard, db, description, instance, problems, runs, simulation
-from orqo.api import callback, endpoints, health, hooks, nouns, simulated
+from orqo import clock, dashboard, db, description, instance, metrics, problems, runs, simulation
+from orqo.api import callback, endpoints, health, hooks, measured, nouns, simulated
+from orqo.api import metrics as metrics_api
 from orqo.api.site import Site
 from orqo.api.validation import Validators
 from orqo.config import Config
@@ -53,12 +54,14 @@ def assemble(config: Config) -> Flask:
     with app.app_context():
         database = db.Database(sessions.engine, busy_timeout_ms=db.WEB_BUSY_TIMEOUT_MS, accepts=True)
     app.extensions["orqo"] = _site(config, database)
-    ours = () if config.strict else (nouns.resources,)
+    metrics.watch(database)
+    ours = () if config.strict else (nouns.resources, metrics_api.blueprint)
     for blueprint in (*THE_THREE, *ours, health.blueprint):
         app.register_blueprint(blueprint)
     if config.simulate:
         log.warning("step=start %s", simulation.BANNER)
         simulated.install(app)
+    measured.install(app)
     dashboard.install(app)
     problems.install(app, page=dashboard.problem_page)
     return app

@@ -19,7 +19,7 @@ from typing import Any
 from sqlalchemy import Row
 from sqlalchemy.exc import DBAPIError
 
-from orqo import attempts, clock, clockstep, crashpoints, deliveries, retention, runs, schedules
+from orqo import attempts, clock, clockstep, crashpoints, deliveries, metrics, retention, runs, schedules
 from orqo.errors import Unavailable
 from orqo.folder import Folder
 from orqo.models import DeliveryStatus
@@ -167,6 +167,7 @@ def sweep(dispatcher: Dispatcher) -> bool:
     freed = deliveries.sweep(dispatcher.box.database)
     if swept.lost or freed:
         log.warning("step=sweep runs_lost=%d deliveries_freed=%d", swept.lost, freed)
+        metrics.leases_lost("sweep", swept.lost)
     if swept.stale:
         dispatcher.bell.wake_workers()
     return swept.stale
@@ -228,11 +229,17 @@ def _record(dispatcher: Dispatcher) -> list[Row[Any]]:
     del dispatcher.unrecorded[: len(sent)]
     crashpoints.reach("attempt-recorded")
     for (row, outcome), status in zip(sent, statuses, strict=True):
+        _measure(row, outcome, status)
         log.info(
             "step=deliver delivery=%s run=%s event=%s status=%s reason=%s code=%s ms=%d",
             row.id, row.run_id, row.event, status, outcome.reason, outcome.status_code, outcome.duration_ms,
         )  # fmt: skip
     return claimed
+
+
+def _measure(row: Row[Any], outcome: deliveries.Outcome, status: DeliveryStatus | None) -> None:
+    lag_s = (outcome.started_at - clock.from_text(row.next_attempt_at)).total_seconds() if row.attempts == 0 else None
+    metrics.attempt(str(status or "superseded"), outcome.reason, lag_s=lag_s)
 
 
 def _record_alone(dispatcher: Dispatcher, row: Row[Any], outcome: deliveries.Outcome) -> DeliveryStatus | None:

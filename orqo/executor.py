@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from orqo import clock, crashpoints, facts, flow, pauses, runs, settling, stages
+from orqo import clock, crashpoints, facts, flow, metrics, pauses, runs, settling, stages
 from orqo.config import Config
 from orqo.definition import StageDefinition
 from orqo.errors import Unavailable
@@ -73,6 +73,7 @@ def drive(worker: Worker, claim: runs.Claim, *, until: float) -> runs.Claim | No
         return _stages(worker, held, until=until)
     except runs.LeaseLost:
         log.warning("step=lease run=%s status=lost", claim.run.id)
+        metrics.leases_lost("worker")
     except Unavailable as fault:
         # The lease runs out and the run is claimed again.
         log.error("step=record run=%s status=unavailable error=%s", claim.run.id, fault.detail)
@@ -107,11 +108,13 @@ def _stages(worker: Worker, held: Held, *, until: float) -> runs.Claim | None:
         result, roots = _execute(worker, held)
         if result is None:
             return None
+        status = "completed" if isinstance(result, stages.Completed) else result.reason
+        metrics.stage(claim.definition.name, claim.stage.kind, status, seconds=time.monotonic() - began)
         log.info(
             "step=stage run=%s stage=%s status=%s ms=%d",
             claim.run.id,
             claim.stage.name,
-            "completed" if isinstance(result, stages.Completed) else result.reason,
+            status,
             (time.monotonic() - began) * 1000,
         )
         following = settling.record(worker, held, result, roots, until=until)

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from orqo import clock, db, deliveries, dispatcher, executor, instance, leases, logs, outbound, processes, queue, retention, runs
+from orqo import clock, db, deliveries, dispatcher, executor, instance, leases, logs, metrics, outbound, processes, queue, retention, runs
 from orqo.config import Config, ConfigError
 from orqo.folder import Folder
 from orqo.queue import Bell
@@ -54,6 +54,7 @@ def main() -> int:
     config = Config.from_environ()
     logs.install(config.log_level, config.log_format)
     key = _checked_key(config)
+    metrics.begin(config.data, "worker")
     secrets = SecretStore.from_config(config)
     children = [Child(f"worker-{number}", lambda: _work(config, key, secrets)) for number in range(1, config.workers + 1)]
     children.append(Child("dispatcher", lambda: _dispatch(config, key, secrets)))
@@ -204,7 +205,9 @@ def _dispatch(config: Config, key: bytes, secrets: SecretStore) -> None:
 
 
 def _box(config: Config, key: bytes) -> runs.Box:
-    return runs.Box(db.Database.open(config.database_url), Definitions(), config.base_url, key)
+    database = db.Database.open(config.database_url)
+    metrics.watch(database)
+    return runs.Box(database, Definitions(), config.base_url, key)
 
 
 def _client(config: Config) -> outbound.Client:

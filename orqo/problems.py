@@ -34,7 +34,7 @@ def install(app: Flask, *, page: Callable[[errors.Problem], str] | None = None) 
 
 def answer(problem: errors.Problem, page: Callable[[errors.Problem], str], fault: HTTPException | None = None) -> Response:
     """Give the response for a problem: as JSON for machines, as a page for people."""
-    if request.path.startswith("/api/") or request.path in ("/healthz", "/readyz"):
+    if request.path.startswith("/api/") or request.path in ("/healthz", "/readyz", "/metrics"):
         response = make_response(jsontext.dump(problem.as_dict()) + "\n", problem.status)
         response.content_type = "application/problem+json"
     else:

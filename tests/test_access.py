@@ -144,7 +144,9 @@ def test_no_other_spelling_of_a_path_leads_past_the_guard(client: Any, box: Test
     weak = box.token(*(scope for scope in tokens.SCOPES if scope not in (*(operation.scopes or ()), "admin")))
     before = box.rows("SELECT (SELECT count(*) FROM runs) AS runs, (SELECT count(*) FROM triggers) AS triggers")
 
-    for path in tricks(path_of(operation, name="hello")):
+    # Two slashes and one name are a host to the test client.
+    spellings = [path for path in tricks(path_of(operation, name="hello")) if not re.fullmatch("//[^/]+/*", path)]
+    for path in spellings:
         answer = call(client, operation, None, path)
         # A path outside /api is the dashboard's, which sends whoever is not signed in to its sign-in.
         turned_away = answer.status_code == 303 and answer.headers["Location"].startswith("/sign-in")

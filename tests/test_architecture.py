@@ -20,7 +20,7 @@ LEVELS = [
         "clock config crashpoints errors jsontext logs lookup signing addresses listening argv match inbound webhook call "
         "vendors payload yamlfile inputschema cron shape places description",
         "webhookrules waitrules simulationrules decisionrules rules pinned definition workflowfiles models "
-        "turns sharing ringing prepared db leases facts flow artifacts processes valkey supervisor serve",
+        "turns sharing ringing prepared db metrics leases facts flow artifacts processes valkey supervisor serve",
         "deadline dial outgoing outbound secretstore redisurl queue tokens",
         "stages workflows triggers callbacks slots deliveries attempts runs schedules requestlog hooks "
         "replays apply folder instance retention backup copying clockstep received people listings "
@@ -40,6 +40,7 @@ OWNERS = {
     "werkzeug": FLASK | {"people", "payload"},
     "flask_sqlalchemy": {"assembly"},
     "waitress": {"web"},
+    "prometheus_client": {"metrics"},
 }
 RANK = {name: rank for rank, name in enumerate(name for level in LEVELS for name in level)}
 

@@ -60,7 +60,10 @@ def test_help_is_the_default_and_lists_every_target() -> None:
     assert {"help", "run", "test", "test-full", "lint", "bench", "chaos", "clean"} <= set(targets)
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt", "requirements-postgresql.txt", "requirements-bench.txt"])
+@pytest.mark.parametrize(
+    "name",
+    ["requirements.txt", "requirements-dev.txt", "requirements-postgresql.txt", "requirements-metrics.txt", "requirements-bench.txt"],
+)
 def test_every_requirement_is_pinned_and_no_index_is_named(name: str) -> None:
     lines = [line.partition("#")[0].strip() for line in (ROOT / name).read_text().splitlines()]
     pins = [line for line in lines if line and line != "-r requirements.txt"]

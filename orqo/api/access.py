@@ -22,7 +22,7 @@ PUBLIC, ITSELF = "public", "itself"
 READ = (
     *("list_workflows", "show_workflow", "list_triggers", "show_trigger", "list_runs", "show_run", "show_run_output"),
     *("list_deliveries", "show_delivery", "list_callbacks", "show_callback", "list_requests", "show_request", "show_instance"),
-    *("list_artifacts", "show_artifact"),
+    *("list_artifacts", "show_artifact", "show_metrics"),
 )
 WRITE = (
     *("put_workflow", "enable_workflow", "disable_workflow", "delete_workflow"),

@@ -69,7 +69,7 @@ def guard() -> Response | None:
 
 
 def _is_for_machines() -> bool:
-    return request.path.startswith("/api/") or request.path in ("/healthz", "/readyz")
+    return request.path.startswith("/api/") or request.path in ("/healthz", "/readyz", "/metrics")
 
 
 def _session() -> people.SignedIn | None:

@@ -21,7 +21,7 @@ from orqo.description import Operation
 from orqo.site import site
 
 ENDPOINTS = "The three endpoints"
-OWN_NAMES = {"healthz": "Health", "readyz": "Health", "openapi.json": "Description", "openapi.yaml": "Description"}
+OWN_NAMES = {"healthz": "Health", "readyz": "Health", "metrics": "Metrics", "openapi.json": "Description", "openapi.yaml": "Description"}
 
 
 @dataclass(frozen=True)

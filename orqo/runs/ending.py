@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, delete, func, select, update
 
-from orqo import callbacks, clock, facts, flow
+from orqo import callbacks, clock, facts, flow, metrics
 from orqo.definition import Definition
 from orqo.models import TERMINAL, Reason, RunStatus, StageStatus, WaitStatus
 from orqo.runs import concurrency
@@ -86,6 +86,7 @@ def follow(
 ) -> int:
     """Do what the end of a run brings with it: waits end, the next of its concurrency key goes, callbacks are told."""
     status, stage = changes["status"], changes["error_stage"]
+    metrics.ended(connection, definition.name, str(status))
     _end_waits(box, connection, run, definition, status, now=now)
     concurrency.let_go(connection, run)
     return tell(box, connection, str(status), run, definition, changes, output, stages, listeners, stage=stage, now=now)
