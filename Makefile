@@ -33,8 +33,8 @@ bench: ## the figures of bench/RESULTS.md, some minutes; ARGS="accept --rounds 5
 bench-peers: ## the same load on adnanh/webhook and Node-RED, where they are installed
 	@sh setup.sh requirements-bench.txt && exec $(PY) -m bench peers $(ARGS)
 
-chaos: ## kill and freeze everything under load, then check what was promised (RUNS=1000 SEED=7)
-	@sh setup.sh requirements-dev.txt && exec env PYTHONPATH=tests RUNS="$(RUNS)" SEED="$(SEED)" $(PY) -m chaos
+chaos: ## kill and freeze everything under load, then check what was promised (RUNS=1000 SEED=7 DB=postgresql)
+	@sh setup.sh requirements-dev.txt && exec env PYTHONPATH=tests RUNS="$(RUNS)" SEED="$(SEED)" ORQO_TEST_DB="$(DB)" $(PY) -m chaos
 
 screenshots: ## pictures of every page into .cache/screenshots, light, dark and on a phone; the README's into docs
 	@sh setup.sh requirements-dev.txt && exec $(PY) tests/browser/screenshots.py .cache/screenshots docs

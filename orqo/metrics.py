@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, event
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 HOW_TO_INSTALL = "Metrics want the package prometheus-client: sh setup.sh requirements-metrics.txt, then start the service again."
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
-MET = "orqo_ended"
+# What is not committed goes with its connection object: one that was lost has nothing to be asked any more.
+_noted: WeakKeyDictionary[Connection, list[tuple[str, str]]] = WeakKeyDictionary()
 
 
 def are_available() -> bool:
@@ -73,18 +75,14 @@ def watch(database: Database) -> None:
 
     @event.listens_for(database.engine, "commit")
     def on_commit(connection: Connection) -> None:
-        for workflow, status in connection.info.pop(MET, ()):
+        for workflow, status in _noted.pop(connection, ()):
             _meters()["runs"].labels(workflow, status).inc()
-
-    @event.listens_for(database.engine, "rollback")
-    def on_rollback(connection: Connection) -> None:
-        connection.info.pop(MET, None)
 
 
 def ended(connection: Connection, workflow: str, status: str) -> None:
     """Note the end of a run, to be counted when it is committed."""
     if _meters():
-        connection.info.setdefault(MET, []).append((workflow, status))
+        _noted.setdefault(connection, []).append((workflow, status))
 
 
 def stage(workflow: str, kind: str, status: str, *, seconds: float) -> None:

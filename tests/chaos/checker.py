@@ -10,7 +10,6 @@ import base64
 import hashlib
 import hmac
 import json
-import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -43,9 +42,9 @@ class Found:
     watch: Watch
     secrets: dict[str, str]
     violations: dict[str, list[str]] = field(default_factory=lambda: {name: [] for name in CLASSES})
-    runs: dict[int, sqlite3.Row] = field(default_factory=dict)
-    stages: dict[int, list[sqlite3.Row]] = field(default_factory=lambda: defaultdict(list))
-    deliveries: list[sqlite3.Row] = field(default_factory=list)
+    runs: dict[int, Any] = field(default_factory=dict)
+    stages: dict[int, list[Any]] = field(default_factory=lambda: defaultdict(list))
+    deliveries: list[Any] = field(default_factory=list)
 
     def no(self, name: str, sentence: str) -> None:
         self.violations[name].append(sentence)
@@ -64,7 +63,6 @@ def check(found: Found) -> dict[str, list[str]]:
 
 def _read(found: Found) -> None:
     connection = found.world.connect()
-    connection.row_factory = sqlite3.Row
     query = "SELECT r.*, w.name AS workflow FROM runs r JOIN workflows w ON w.id = r.workflow_id"
     found.runs = {row["id"]: row for row in connection.execute(query)}
     for row in connection.execute("SELECT * FROM stages ORDER BY run_id, sequence"):
@@ -176,7 +174,7 @@ def _callbacks(found: Found) -> None:
             found.no("callback missing", f"delivery {delivery['id']} of run {delivery['run_id']} is {delivery['status']}")
 
 
-def _channel(found: Found, row: sqlite3.Row, events: tuple[str, ...], arrivals: list[Arrival], *, acknowledged: bool = True) -> None:
+def _channel(found: Found, row: Any, events: tuple[str, ...], arrivals: list[Arrival], *, acknowledged: bool = True) -> None:
     """Hold all that arrived for one run and one callback against what should have."""
     expected = [f"output {stage['name']}" for stage in found.stages[row["id"]] if "output" in events and _has_output(stage)]
     expected += [row["status"]] if row["status"] in TERMINAL else []
@@ -204,7 +202,7 @@ def _channel(found: Found, row: sqlite3.Row, events: tuple[str, ...], arrivals: 
         found.no("callback contradicts the row", f"run {row['id']}, which is {row['status']}: {name}")
 
 
-def _has_output(stage: sqlite3.Row) -> bool:
+def _has_output(stage: Any) -> bool:
     return stage["status"] == "completed" and stage["output"] is not None
 
 
@@ -212,7 +210,7 @@ def _name(event: dict[str, Any]) -> str:
     return f"output {event['data']['stage']}" if event["type"] == "run.output" else str(event["status"])
 
 
-def _one(found: Found, row: sqlite3.Row, arrival: Arrival) -> None:
+def _one(found: Found, row: Any, arrival: Arrival) -> None:
     """Hold one callback against the row, the file as it was when it came, and its signature."""
     event = arrival.event
     if event["type"] != "run.output":

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
-import sqlite3
 import statistics
 import sys
 import tempfile
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import postgresql
 from chaos import checker
+from chaos.database import Gone
 from chaos.faults import Storm, schedule
 from chaos.load import Load
 from chaos.receivers import Receivers
@@ -30,8 +32,9 @@ def chaos(*, runs: int, seed: int, storm: bool = True, say: Any = print) -> int:
     say(f"chaos: RUNS={runs} SEED={seed}")
     folder = Path(tempfile.mkdtemp(prefix="orqo-chaos-"))
     folder.chmod(0o755)
-    found, counts, seconds = _lived_through(folder, runs, seed, storm)
-    violations = checker.check(found)
+    with postgresql.fresh_database() if postgresql.IS_WANTED else nullcontext("") as url:
+        found, counts, seconds = _lived_through(folder, url, runs, seed, storm)
+        violations = checker.check(found)
     report(found, counts, seconds, say)
     total = sum(map(len, violations.values()))
     if total and not os.environ.get("CHAOS_DISCARD"):
@@ -41,8 +44,8 @@ def chaos(*, runs: int, seed: int, storm: bool = True, say: Any = print) -> int:
     return min(total, 255)
 
 
-def _lived_through(folder: Path, runs: int, seed: int, storm: bool) -> tuple[checker.Found, dict[str, int], float]:
-    world = World(folder, _valkey_argv(folder))
+def _lived_through(folder: Path, database_url: str, runs: int, seed: int, storm: bool) -> tuple[checker.Found, dict[str, int], float]:
+    world = World(folder, _valkey_argv(folder), database_url)
     states = _States(world)
     receivers = Receivers(seed, states.of)
     try:
@@ -111,7 +114,7 @@ def _wait_calm(world: World) -> None:
         try:
             if connection.execute(unfinished).fetchone()[0] == 0:
                 break
-        except sqlite3.OperationalError:
+        except Gone:
             pass
         time.sleep(0.2)
     connection.close()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
+from chaos.database import Gone
 from chaos.world import World
 
 EVERY_S = 0.1
@@ -47,11 +48,11 @@ class Watch:
         while not self._over.wait(EVERY_S):
             try:
                 self._look(connection)
-            except sqlite3.OperationalError:
+            except Gone:
                 connection.rollback()
         connection.close()
 
-    def _look(self, connection: sqlite3.Connection) -> None:
+    def _look(self, connection: Any) -> None:
         now = time.monotonic()
         # One snapshot for both: else a run that ends in between would seem to be alive after its end.
         connection.execute("BEGIN")

@@ -11,7 +11,6 @@ import os
 import shutil
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import time
@@ -20,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import requests
+
+from chaos import database
 
 ROOT = Path(__file__).resolve().parents[2]
 RETRIES = ",".join(["300ms"] * 4 + ["1s"] * 60)
@@ -37,6 +38,7 @@ class World:
 
     folder: Path
     valkey_argv: list[str]
+    database_url: str = ""
     workers: int = 12
     port: int = field(default_factory=free_port)
     service: subprocess.Popen[bytes] | None = None
@@ -74,6 +76,7 @@ class World:
             "ORQO_STOP_TIMEOUT": "2s",
             "ORQO_EXAMPLE": "0",
             "REDIS_URL": f"unix://{self.socket_path}",
+            "DATABASE_URL": self.database_url,
         }
 
     # ── running it ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -136,9 +139,9 @@ class World:
 
     # ── looking at it ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    def connect(self) -> sqlite3.Connection:
-        """Open the file for reading alone."""
-        return sqlite3.connect(f"file:{self.data}/orqo.db?mode=ro", uri=True, timeout=10, check_same_thread=False)
+    def connect(self) -> Any:
+        """Open the database to look at it."""
+        return database.Postgres(self.database_url) if self.database_url else database.open_file(self.data / "orqo.db")
 
     def processes(self) -> dict[str, list[int]]:
         """Give the living processes by what they are: web, worker (the parent), child (workers and the dispatcher)."""
@@ -194,13 +197,11 @@ class World:
         self.valkey.send_signal(signal.SIGCONT)
 
     def lock_database(self, seconds: float) -> None:
-        """Hold the write lock, as a backup tool or a careless shell would."""
-        connection = sqlite3.connect(self.data / "orqo.db", timeout=10, isolation_level=None)
-        with contextlib.suppress(sqlite3.OperationalError):
-            connection.execute("BEGIN IMMEDIATE")
-            time.sleep(seconds)
-            connection.execute("ROLLBACK")
-        connection.close()
+        """Let nobody write for a while; on PostgreSQL all connections are lost besides."""
+        if self.database_url:
+            database.lock_server(self.database_url, seconds)
+        else:
+            database.lock_file(self.data / "orqo.db", seconds)
 
 
 def _children() -> dict[int, list[int]]:
