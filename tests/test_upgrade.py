@@ -1,0 +1,143 @@
+"""Upgrading: a box that an earlier release filled has the shape of a new one afterwards and keeps every row, on both engines.
+
+tests/schemas/ holds schema.sql as each earlier version was released. The data is made by this release: a migration adds what is
+new, so an earlier release wrote the same columns, less those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, inspect, text
+
+import postgresql
+from orqo import clock, db, runs
+from orqo.models import Base
+from support import TestBox
+
+SCHEMAS = {int(path.stem): path for path in sorted(Path(__file__).with_name("schemas").glob("*.sql"))}
+FLOW = """
+name: told
+callbacks: [{url: 'http://127.0.0.1:1/x'}]
+triggers: [{name: hook, webhook: {}}, {name: nightly, schedule: '15 2 * * *'}]
+stages: [{name: one, stub: {}}]
+"""
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of a database without any table."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/orqo.db"
+        return
+    with postgresql.bare_database() as made:
+        yield made.replace("postgresql://", "postgresql+psycopg://")
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[db.Database]:
+    made = db.Database.open(url)
+    yield made
+    made.close()
+
+
+def of_version(database: db.Database, version: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a database as an earlier release made it."""
+    monkeypatch.setattr(db, "SCHEMA_FILE", SCHEMAS[version])
+    db.initialise(database)
+    monkeypatch.undo()
+    assert db.version_of(database) == version
+
+
+def shape(connection: Connection) -> dict[str, Any]:
+    """Give what a database has: columns with their types, and indexes."""
+    seen = inspect(connection)
+    return {
+        table: (
+            {(each["name"], str(each["type"]), each["nullable"]) for each in seen.get_columns(table)},
+            {(each["name"], tuple(each["column_names"])) for each in seen.get_indexes(table)},
+        )
+        for table in seen.get_table_names()
+    }
+
+
+def fill(source: TestBox) -> None:
+    """Leave something in the tables that every release has."""
+    source.apply(FLOW)
+    source.token("read")
+    runs.stop(source.box, source.accept("told"), now=clock.now())
+    source.accept("told")
+
+
+def copy_rows(source: db.Database, target: db.Database) -> dict[str, list[Any]]:
+    """Put the rows of one database into another of an earlier version, and give what is there then."""
+    with source.read() as reading, target.transaction() as writing:
+        there = inspect(writing)
+        for table in Base.metadata.sorted_tables:
+            if table.name == "schema_version" or not there.has_table(table.name):
+                continue
+            names = {each["name"] for each in there.get_columns(table.name)}
+            rows = [{name: value for name, value in row.items() if name in names} for row in reading.execute(table.select()).mappings()]
+            if rows:
+                columns = sorted(rows[0])
+                values = ", ".join(f":{name}" for name in columns)
+                quoted = ", ".join(f'"{name}"' for name in columns)
+                writing.execute(text(f"INSERT INTO {table.name} ({quoted}) VALUES ({values})"), rows)
+        return rows_of(writing)
+
+
+def rows_of(connection: Connection) -> dict[str, list[Any]]:
+    tables = sorted(set(inspect(connection).get_table_names()) - {"schema_version"})
+    return {name: [dict(row) for row in connection.execute(text(f"SELECT * FROM {name} ORDER BY 1")).mappings()] for name in tables}
+
+
+@pytest.mark.parametrize("version", SCHEMAS)
+def test_an_upgraded_database_has_the_shape_of_a_new_one_and_every_row(
+    box: TestBox, database: db.Database, version: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    of_version(database, version, monkeypatch)
+    fill(box)
+    before = copy_rows(box.database, database)
+
+    done = db.upgrade(database)
+
+    assert done == list(range(version + 1, db.SCHEMA_VERSION + 1))
+    db.check_version(database)
+    assert len(before["runs"]) == 2 and len(before["deliveries"]) == 1
+    with database.read() as connection:
+        after, upgraded = rows_of(connection), shape(connection)
+    kept = {name: [{key: row[key] for key in old} for row, old in zip(after[name], rows, strict=True)] for name, rows in before.items()}
+    assert kept == before
+    assert upgraded == new_shape(database, tmp_path)
+
+
+def new_shape(like: db.Database, tmp_path: Path) -> dict[str, Any]:
+    """Give the shape of a database that this release makes, on the same engine."""
+    with ExitStack() as stack:
+        if like.is_sqlite:
+            url = f"sqlite:///{tmp_path}/new.db"
+        else:
+            url = stack.enter_context(postgresql.fresh_database()).replace("postgresql://", "postgresql+psycopg://")
+        made = db.Database.open(url)
+        stack.callback(made.close)
+        db.initialise(made)
+        with made.read() as connection:
+            return shape(connection)
+
+
+@pytest.mark.parametrize("version", SCHEMAS)
+def test_until_it_is_upgraded_nothing_of_this_release_touches_it(
+    database: db.Database, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_version(database, version, monkeypatch)
+
+    with pytest.raises(db.SchemaMismatch, match="db upgrade"):
+        db.check_version(database)
+
+
+def test_every_earlier_version_is_kept_here() -> None:
+    assert list(SCHEMAS) == list(range(1, db.SCHEMA_VERSION))
