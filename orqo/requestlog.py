@@ -126,7 +126,7 @@ def note(database: Database, entry: Entry, *, now: datetime) -> None:
 
 def refusal(fault: Problem) -> str:
     """Give why a request was refused, as its owner may read it: what the answer said and what it kept back."""
-    places = "".join(f" {each.pointer}: {each.detail}." for each in fault.errors[:3])
+    places = "".join(f" {each.pointer}: {each.detail}." for each in fault.errors[:3] if each.detail not in fault.detail)
     return fault.for_owner or fault.detail + places
 
 
