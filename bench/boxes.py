@@ -100,7 +100,7 @@ def ours(*, workers: int = 0, workflow: str = STUB, web: bool = True, **settings
         given = {"ORQO_DATA": f"{folder}/data", "REDIS_URL": redis_url, "ORQO_PORT": str(port), "ORQO_WORKERS": str(workers or 1)}
         env = given | settings
         config = Config.from_environ(env)
-        call = _prepared(config, workflow)
+        call = prepared(config, workflow)
         # On PostgreSQL there is no file; who measures that opens it by its URL.
         database = config.database_path or Path()
         running = Running(port, call, env | {"PATH": os.environ["PATH"], "HOME": folder}, database)
@@ -113,7 +113,8 @@ def ours(*, workers: int = 0, workflow: str = STUB, web: bool = True, **settings
             yield running
 
 
-def _prepared(config: Config, workflow: str) -> dict[str, Any]:
+def prepared(config: Config, workflow: str) -> dict[str, Any]:
+    """Set up a data folder with one workflow and a token; gives how a run is started there: path, headers and body."""
     serve.make_data_folder(config.data)
     database = db.Database.open(config.database_url)
     db.initialise(database)
