@@ -131,7 +131,9 @@ class Sequence:
         return status, label, None if status in ("failed", "stopped") else self.rng.choice((1, {"k": 1}))
 
     def _answer(self, run: Run, wait: Wait, given: tuple[str, str | None, Any]) -> None:
-        row = self.box.rows("SELECT nonce FROM waits WHERE run_id = :id ORDER BY id", id=run.id)[run.waits.index(wait)]
+        # Two waits that were answered alike are equal, and not the same.
+        place = next(number for number, each in enumerate(run.waits) if each is wait)
+        row = self.box.rows("SELECT nonce FROM waits WHERE run_id = :id ORDER BY id", id=run.id)[place]
         with self.box.database.transaction() as connection:
             found = runs.find_wait(connection, runs.token_of(self.real, row) or "")
             runs.answer(self.real, connection, found, runs.Answer(given[0], given[2], given[1]), by="tester", now=clock.now())
@@ -232,6 +234,8 @@ class Sequence:
             self.raw.execute("UPDATE runs SET lease_until = 1 WHERE id = ?", (held.claim.run.id,))
             runs.sweep(self.real, stale_s=2.0, now=clock.now())
             self.rules.lose_worker(self.rules.runs[held.claim.run.id])
+            # The sweep wakes besides what is due, such as a retry that a stop was asked for.
+            self.rules.pass_time(0)
             self.lost.append(held)
             self.held[at] = None
 
