@@ -9,100 +9,62 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
-from chaos.load import Load
-from chaos.receivers import Arrival, Receivers
-from chaos.watch import Watch
+from chaos import deciding
+from chaos.found import TERMINAL, Found, call_of
+from chaos.receivers import Arrival
 from chaos.workflows import BY_NAME, Flow
-from chaos.world import World
 
-CLASSES = (
-    "lost 201", "refused", "run not terminal", "two terminals", "terminal state left", "key with two runs",
-    "finished stage executed again", "non-idempotent stage executed twice", "stage executed twice without a fault",
-    "callback missing", "callback before its state", "callback out of order", "callback with another id or bytes",
-    "callback contradicts the row", "callback with a wrong signature", "recovery too slow", "fault of our own in the log",
-)  # fmt: skip
-TERMINAL = ("completed", "failed", "stopped")
-REASONS_BY_FAULTS = ("interrupted", "worker_lost")
-TAKEOVER_MAX_S, RESTART_MAX_S = 45.0, 30.0
-
-
-@dataclass
-class Found:
-    """All that was recorded, and the violations."""
-
-    world: World
-    load: Load
-    receivers: Receivers
-    watch: Watch
-    secrets: dict[str, str]
-    violations: dict[str, list[str]] = field(default_factory=lambda: {name: [] for name in CLASSES})
-    runs: dict[int, Any] = field(default_factory=dict)
-    stages: dict[int, list[Any]] = field(default_factory=lambda: defaultdict(list))
-    deliveries: list[Any] = field(default_factory=list)
-
-    def no(self, name: str, sentence: str) -> None:
-        self.violations[name].append(sentence)
+LOST_MAX_S, DEAD_MAX_S, RESTART_MAX_S = 45.0, 15.0, 30.0
 
 
 def check(found: Found) -> dict[str, list[str]]:
     """Give the violations of each class."""
-    _read(found)
+    found.read()
     _acknowledged(found)
     _ends(found)
     _executions(found)
+    deciding.check(found)
     _callbacks(found)
     _recovery(found)
     return found.violations
-
-
-def _read(found: Found) -> None:
-    connection = found.world.connect()
-    query = "SELECT r.*, w.name AS workflow FROM runs r JOIN workflows w ON w.id = r.workflow_id"
-    found.runs = {row["id"]: row for row in connection.execute(query)}
-    for row in connection.execute("SELECT * FROM stages ORDER BY run_id, sequence"):
-        found.stages[row["run_id"]].append(row)
-    found.deliveries = list(connection.execute("SELECT * FROM deliveries"))
-    connection.close()
 
 
 def _acknowledged(found: Found) -> None:
     """Each call: acknowledged, its row there and its own, one run for its key."""
     of_call = defaultdict(set)
     for run_id, row in found.runs.items():
-        of_call[json.loads(row["input"])["call"]].add(run_id)
+        of_call[call_of(row)].add(run_id)
     for call in found.load.calls:
         for _, run_id in call.answers:
             row = found.runs.get(run_id)
-            if row is None or json.loads(row["input"])["call"] != call.number or row["workflow"] != call.flow.name:
+            if row is None or call_of(row) != call.number or row["workflow"] != call.flow.name:
                 found.no("lost 201", f"call {call.number} was told run {run_id}, which is not there or another's")
         if len(of_call[call.number] | call.run_ids) > 1:
             found.no("key with two runs", f"{call.key}: runs {sorted(of_call[call.number] | call.run_ids)}")
         if sum(status == 201 for status, _ in call.answers) > 1:
             found.no("key with two runs", f"{call.key} was answered 201 twice")
+        if call.ignored and not call.answers and of_call[call.number]:
+            found.no("refused", f"call {call.number} was told that nothing started, but run {of_call[call.number]} did")
     for sentence in found.load.refused:
         found.no("refused", sentence)
 
 
 def _ends(found: Found) -> None:
-    quiet = {run_id for call in found.load.calls if call.quiet for run_id in call.run_ids}
+    quiet = found.quiet
     for run_id, row in found.runs.items():
         flow = BY_NAME[row["workflow"]]
         if row["status"] not in TERMINAL:
             found.no("run not terminal", f"run {run_id} is {row['status']}")
             continue
-        excused = row["status"] == "failed" and row["error_reason"] in REASONS_BY_FAULTS and run_id not in quiet
-        if row["status"] != flow.ends and not excused:
+        if row["status"] not in flow.ends and not found.excused(run_id):
             found.no("two terminals", f"run {run_id} of {flow.name} ended {row['status']} ({row['error_reason']}: {row['error_detail']})")
         seen = found.watch.ends.get(run_id)
         if seen and seen != (row["status"], row["finished_at"]):
             found.no("terminal state left", f"run {run_id} was {seen} and is {(row['status'], row['finished_at'])}")
-        if run_id in quiet and any(stage["attempts"] != 1 for stage in found.stages[run_id]) and flow.ends == "completed":
+        if run_id in quiet and any(stage["attempts"] != 1 for stage in found.stages[run_id]) and "completed" in flow.ends:
             found.no("stage executed twice without a fault", f"run {run_id}: {[stage['attempts'] for stage in found.stages[run_id]]}")
     for sentence in found.watch.left:
         found.no("terminal state left", sentence)
@@ -111,23 +73,10 @@ def _ends(found: Found) -> None:
 # ── executions ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _traces(found: Found) -> Iterator[tuple[int, str, float, int]]:
-    """Give (run, stage, began, worker) of each execution that left a trace outside."""
-    for line in (found.world.folder / "effects").read_text().splitlines():
-        what, run, stage, worker, at = line.split()
-        if what == "start":
-            yield int(run), stage, float(at), int(worker)
-    for run, stage, at in found.receivers.effects:
-        yield int(run), stage, at, 0
-
-
 def _executions(found: Found) -> None:
-    by_run = defaultdict(list)
-    for run, stage, at, worker in _traces(found):
-        by_run[run].append((at, stage, worker))
-    quiet = {run_id for call in found.load.calls if call.quiet for run_id in call.run_ids}
-    for run_id, traces in by_run.items():
-        flow, counts = BY_NAME[found.runs[run_id]["workflow"]], Counter(stage for _, stage, _ in traces)
+    quiet = found.quiet
+    for run_id, traces in found.traces.items():
+        flow, counts = found.flow(run_id), Counter(stage for _, stage, _ in traces)
         for stage in flow.once:
             if counts[stage] > 1:
                 found.no("non-idempotent stage executed twice", f"run {run_id}, stage {stage}: {counts[stage]} times")
@@ -135,23 +84,19 @@ def _executions(found: Found) -> None:
             found.no("stage executed twice without a fault", f"run {run_id}: {dict(counts)}")
         _in_order(found, flow, run_id, sorted(traces))
     for run_id, row in found.runs.items():
-        if row["status"] == "completed" and {stage for _, stage, _ in by_run[run_id]} != set(BY_NAME[row["workflow"]].effects):
-            found.no("callback contradicts the row", f"run {run_id} is completed, but only these had an effect: {by_run[run_id]}")
+        flow, seen = found.flow(run_id), {stage for _, stage, _ in found.traces[run_id]}
+        if row["status"] == "completed" and not flow.decides and seen != set(flow.effects):
+            found.no("callback contradicts the row", f"run {run_id} is completed, but only these had an effect: {seen}")
 
 
 def _in_order(found: Found, flow: Flow, run_id: int, traces: list[tuple[float, str, int]]) -> None:
     """A stage that began after a later one had begun was executed again after its end."""
     furthest = 0
-    for at, stage, worker in traces:
+    for at, stage, _ in traces:
         place = flow.effects.index(stage)
-        if place < furthest and not _thawed(found, worker, at):
+        if place < furthest:
             found.no("finished stage executed again", f"run {run_id}: {stage} began at {at:.3f} after {flow.effects[furthest]}: {traces}")
         furthest = max(furthest, place)
-
-
-def _thawed(found: Found, worker: int, at: float) -> bool:
-    """Tell whether the worker had just come out of a freeze in mid-start: it could not know that its lease was over."""
-    return any(pid == worker and end - began > 25 and end - 0.01 <= at <= end + 0.25 for pid, began, end in found.world.frozen)
 
 
 # ── callbacks ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -177,6 +122,7 @@ def _callbacks(found: Found) -> None:
 def _channel(found: Found, row: Any, events: tuple[str, ...], arrivals: list[Arrival], *, acknowledged: bool = True) -> None:
     """Hold all that arrived for one run and one callback against what should have."""
     expected = [f"output {stage['name']}" for stage in found.stages[row["id"]] if "output" in events and _has_output(stage)]
+    expected += ["waiting"] if "waiting" in events and found.waits[row["id"]] else []
     expected += [row["status"]] if row["status"] in TERMINAL else []
     first_seen: list[str] = []
     frozen_forms: dict[str, tuple[str, bytes]] = {}
@@ -191,7 +137,7 @@ def _channel(found: Found, row: Any, events: tuple[str, ...], arrivals: list[Arr
         _one(found, row, arrival)
     wanted = {name for name in expected}
     got = {_name(arrival.event) for arrival in arrivals if arrival.acknowledged or not acknowledged}
-    ends = {name for name in first_seen if not name.startswith("output")}
+    ends = {name for name in first_seen if name in TERMINAL}
     if len(ends) > 1:
         found.no("two terminals", f"run {row['id']} told {sorted(ends)}")
     if wanted - got:
@@ -213,7 +159,7 @@ def _name(event: dict[str, Any]) -> str:
 def _one(found: Found, row: Any, arrival: Arrival) -> None:
     """Hold one callback against the row, the file as it was when it came, and its signature."""
     event = arrival.event
-    if event["type"] != "run.output":
+    if event["status"] in TERMINAL and event["type"] != "run.output":
         if arrival.state != event["status"]:
             found.no("callback before its state", f"run {row['id']}: told {event['status']} while the file said {arrival.state}")
         told = {key: event["data"][key] for key in ("workflow", "created_at", "finished_at")}
@@ -222,7 +168,7 @@ def _one(found: Found, row: Any, arrival: Arrival) -> None:
         if (event["data"]["error"] or {}).get("reason") != row["error_reason"]:
             found.no("callback contradicts the row", f"run {row['id']}: error {event['data']['error']}, not {row['error_reason']}")
     elif arrival.state is None:
-        found.no("callback before its state", f"run {row['id']}: told an output while the file had no such run")
+        found.no("callback before its state", f"run {row['id']}: told {event['type']} while the file had no such run")
     secret = base64.b64decode(found.secrets[arrival.path].removeprefix("whsec_"))
     signed = f"{arrival.webhook_id}.{arrival.headers['webhook-timestamp']}.".encode() + arrival.body
     wanted = "v1," + base64.b64encode(hmac.new(secret, signed, hashlib.sha256).digest()).decode()
@@ -235,11 +181,18 @@ def _dispatcher_thawed(found: Found, arrival: Arrival) -> bool:
     return any(end - began > 25 and end - 0.05 <= arrival.at <= end + 1.0 for _, began, end in found.world.frozen)
 
 
+def recoveries(found: Found) -> tuple[tuple[str, list[float], float], ...]:
+    """Give what is measured, the seconds that it took each time, and how many it may take at most."""
+    return (
+        ("a killed worker's run is free again", found.watch.freed_s, DEAD_MAX_S),
+        ("a killed worker's run goes on, queue included", found.watch.takeovers_s, LOST_MAX_S),
+        ("a frozen worker's run goes on elsewhere", found.watch.losses_s, LOST_MAX_S),
+        ("Redis is back, a pending run starts", found.watch.restarts_s, RESTART_MAX_S),
+    )
+
+
 def _recovery(found: Found) -> None:
-    for name, times, limit_s in (
-        ("a killed worker's run is free again", found.watch.freed_s, TAKEOVER_MAX_S),
-        ("start after Redis came back", found.watch.restarts_s, RESTART_MAX_S),
-    ):
+    for name, times, limit_s in recoveries(found):
         for seconds in times:
             if seconds > limit_s:
                 found.no("recovery too slow", f"{name}: {seconds:.1f} s")

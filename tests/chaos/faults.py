@@ -34,7 +34,10 @@ def schedule(seed: int, runs: int, within_s: float) -> list[Fault]:
     wanted = [kind for kind, rate in rates.items() for _ in range(max(2, round(runs * rate)))]
     # A freeze that outlasts the lease: what fencing is for. As many as fit beside each other.
     wanted += ["long-freeze"] * max(1, round(runs * 0.002))
-    faults = [Fault(chance.uniform(0, within_s), kind, chance.random()) for kind in wanted]
+    # At the moment when schedules fire: there is one in each minute.
+    wanted += ["tick"] * int(within_s / 60)
+    last_s = {"tick": max(0.0, within_s - 60)}
+    faults = [Fault(chance.uniform(0, last_s.get(kind, within_s)), kind, chance.random()) for kind in wanted]
     return sorted(faults, key=lambda fault: fault.at_s)
 
 
@@ -95,9 +98,15 @@ class Storm:
             pid = self.watch.any_owner()
             if pid is not None and pid in self.world.processes()["child"]:
                 self.done["SIGSTOP beyond the lease"] += 1
+                self.watch.expect_loss(pid)
                 self.world.freeze(pid, LONG_FREEZE_S)
                 return
             time.sleep(0.02)
+
+    def _tick(self, fault: Fault) -> None:
+        time.sleep(60 - time.time() % 60 + 0.6 * fault.detail)
+        if (pid := self._pick("dispatcher", fault.detail)) is not None and self.world.kill(pid):
+            self.done["kill -9 dispatcher as schedules fire"] += 1
 
     def _reset(self, fault: Fault) -> None:
         way = ("flushed", "killed", "replaced by an empty one", "frozen")[int(fault.detail * 4)]

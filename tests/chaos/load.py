@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import requests
 
-from chaos.workflows import FLOWS, Flow
+from chaos.workflows import FLOWS, KEYS, Flow
 
 SENDERS = 8
 GIVE_UP_S = 120.0
@@ -30,6 +30,7 @@ class Call:
     by_hook: bool
     gone: bool
     quiet: bool = False
+    ignored: bool = False
     answers: list[tuple[int, int]] = field(default_factory=list)
 
     @property
@@ -93,6 +94,9 @@ class Load:
                 self.statuses[type(fault).__name__] += 1
             else:
                 self.statuses[str(answer.status_code)] += 1
+                if call.flow.skips and (answer.status_code == 409 or '"ignored"' in answer.text):
+                    call.ignored = True
+                    return
                 if answer.status_code in (200, 201):
                     call.answers.append((answer.status_code, int(answer.json()["workflow_run_id"])))
                     return
@@ -104,7 +108,7 @@ class Load:
 
     def _post(self, session: requests.Session, call: Call) -> requests.Response:
         headers = {"Idempotency-Key": call.key, "Content-Type": "application/json"}
-        wanted = {"call": call.number}
+        wanted = {"call": call.number, "key": call.number % KEYS}
         if call.by_hook:
             return session.post(self.hooks[call.flow.name], data=json.dumps(wanted), headers=headers, timeout=15)
         body = {"workflow": call.flow.name, "input": wanted} | ({"callback_url": self.gone_url} if call.gone else {})

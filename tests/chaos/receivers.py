@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from chaos.answering import Answerer, Model
+
 OK, NO = b"HTTP/1.1 204 No Content\r\n\r\n", b"Content-Length: 0\r\n\r\n"
 ANSWERS = {
     "500": b"HTTP/1.1 500 Oh\r\n" + NO,
@@ -49,6 +51,8 @@ class Receivers:
 
     seed: int
     state_of: Callable[[int], str | None]
+    answerer: Answerer
+    model: Model
     arrivals: list[Arrival] = field(default_factory=list)
     effects: list[tuple[str, str, float]] = field(default_factory=list)
     healed: bool = False
@@ -98,10 +102,14 @@ class Receivers:
             self.effects.append((run, stage, time.time()))
             connection.sendall(OK)
             return
+        if path in ("/ask", "/v1/chat/completions"):
+            connection.sendall(self.answerer.asked(body) if path == "/ask" else self.model.answer(body))
+            return
         mood = self._mood(name, path, headers["webhook-id"])
         run_id = int(json.loads(body)["workflow_run_id"])
         arrival = Arrival(path, time.time(), headers["webhook-id"], headers, body, mood in ("ok", "cut-late"), self.state_of(run_id))
         self.arrivals.append(arrival)
+        self.answerer.told(arrival.event)
         _play(mood, connection)
 
     def _mood(self, name: str, path: str, webhook_id: str) -> str:

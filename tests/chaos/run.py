@@ -9,14 +9,17 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import postgresql
 from chaos import checker
+from chaos.answering import Answerer, Model
 from chaos.database import Gone
 from chaos.faults import Storm, schedule
+from chaos.found import Found
 from chaos.load import Load
 from chaos.receivers import Receivers
 from chaos.watch import Watch
@@ -44,30 +47,32 @@ def chaos(*, runs: int, seed: int, storm: bool = True, say: Any = print) -> int:
     return min(total, 255)
 
 
-def _lived_through(folder: Path, database_url: str, runs: int, seed: int, storm: bool) -> tuple[checker.Found, dict[str, int], float]:
+def _lived_through(folder: Path, database_url: str, runs: int, seed: int, storm: bool) -> tuple[Found, dict[str, int], float]:
     world = World(folder, _valkey_argv(folder), database_url)
     states = _States(world)
-    receivers = Receivers(seed, states.of)
+    receivers = Receivers(seed, states.of, Answerer(seed, world.url), Model(seed))
     try:
         load, secrets = _set_up(world, receivers, seed)
         watch = Watch(world)
         watching = watch.start()
-        began = time.monotonic()
+        began, ticking_since = time.monotonic(), time.time()
         within_s = max(15.0, runs * SECONDS_A_RUN)
         raging = Storm(world, receivers, watch, schedule(seed, runs, within_s) if storm else [])
         thread = threading.Thread(target=raging.rage)
         thread.start()
         load.send(runs, within_s=within_s)
         thread.join()
-        receivers.healed = True
+        receivers.healed = receivers.model.healed = True
         _wait_calm(world)
         seconds = time.monotonic() - began
+        ticking = ticking_since, _disable_schedules(world)
         # Nothing fails any more: each stage once, each run as its workflow says.
         load.send(max(20, min(50, runs // 20)), within_s=3.0, quiet=True)
         _wait_calm(world)
+        receivers.answerer.finish()
         watch.stop()
         watching.join()
-        return checker.Found(world, load, receivers, watch, secrets), dict(raging.done), seconds
+        return Found(world, load, receivers, watch, secrets, ticking), dict(raging.done), seconds
     finally:
         world.stop()
 
@@ -97,12 +102,20 @@ def _set_up(world: World, receivers: Receivers, seed: int) -> tuple[Load, dict[s
         files.append(world.folder / f"{flow.name}.yaml")
         files[-1].write_text(flow.source(addresses, str(world.folder)))
     world.cli("workflow", "apply", *map(str, files))
-    hooks = {flow.name: world.cli("trigger", "create", flow.name)["url"] for flow in FLOWS}
+    hooks = {flow.name: world.cli("trigger", "create", flow.name)["url"] for flow in FLOWS if flow.share}
+    receivers.answerer.token = world.cli("token", "create", "answers", "--scope", "callback")["token"]
     token = world.cli("token", "create", "chaos", "--scope", "trigger")["token"]
     gone = f"{addresses['steady']}/gone"
     urls = {f"/cb/{flow.name}": f"{addresses[flow.receiver]}/cb/{flow.name}" for flow in FLOWS} | {"/gone": gone}
     secrets = {path: world.cli("callback", "secret", url)["secret"] for path, url in urls.items()}
     return Load(seed, world.url, token, hooks, gone), secrets
+
+
+def _disable_schedules(world: World) -> float:
+    """Let no schedule fire any more; gives the time until when all did."""
+    ended = time.time()
+    world.cli("workflow", "disable", "ticks")
+    return ended
 
 
 def _wait_calm(world: World) -> None:
@@ -135,7 +148,7 @@ def _valkey_argv(folder: Path) -> list[str]:
 # ── the report ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def report(found: checker.Found, counts: dict[str, int], seconds: float, say: Any) -> None:
+def report(found: Found, counts: dict[str, int], seconds: float, say: Any) -> None:
     """Say what was done, what was found and how long recovery took."""
     kills = sum(count for name, count in counts.items() if name.startswith("kill -9"))
     stops = sum(count for name, count in counts.items() if name.startswith("SIGSTOP"))
@@ -149,17 +162,18 @@ def report(found: checker.Found, counts: dict[str, int], seconds: float, say: An
         ends[how] = ends.get(how, 0) + 1
     told = ", ".join(f"{name} {count}" for name, count in sorted(ends.items()))
     say(f"runs: {len(found.runs)} in {seconds:.1f} s, {len(found.runs) / seconds:.1f}/s; {told}")
+    waits = sorted(Counter(f"{wait['kind']} {wait['status']}" for waits in found.waits.values() for wait in waits).items())
+    said = Counter(given.status for given in found.receivers.answerer.given)
+    say(f"waits: {', '.join(f'{name} {count}' for name, count in waits)}; answers to them: {dict(sorted(said.items()))}")
+    children, scheduled = (sum(row["origin"] == origin for row in found.runs.values()) for origin in ("workflow", "schedule"))
+    say(f"runs started by others: {children} by a parent, {scheduled} by a schedule")
     say(f"callbacks: {len(found.receivers.arrivals)} arrived, {checker.duplicates(found)} again after they were acknowledged")
-    _say_times(say, "a killed worker's run is free again", found.watch.freed_s)
-    _say_times(say, "a killed worker's run goes on, queue included", found.watch.takeovers_s)
-    _say_times(say, "Redis is back, a pending run starts", found.watch.restarts_s)
+    for name, times, limit_s in checker.recoveries(found):
+        if times:
+            middle, longest = statistics.median(times), max(times)
+            say(f"{name}: median {middle:.2f} s, longest {longest:.2f} s, of {len(times)}; at most {limit_s:g} s")
     for name, sentences in found.violations.items():
         say(f"{len(sentences):6d}  {name}")
         for sentence in sentences[:5]:
             say(f"        {sentence}")
     sys.stdout.flush()
-
-
-def _say_times(say: Any, what: str, times: list[float]) -> None:
-    if times:
-        say(f"{what}: median {statistics.median(times):.2f} s, longest {max(times):.2f} s, of {len(times)}")

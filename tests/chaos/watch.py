@@ -11,14 +11,20 @@ from chaos.database import Gone
 from chaos.world import World
 
 EVERY_S = 0.1
+CROWDED = (
+    "SELECT workflow_id, concurrency_key, concurrency_limit, count(*) FROM runs WHERE concurrency_key IS NOT NULL"
+    " AND finished_at IS NULL AND started_at IS NOT NULL GROUP BY 1, 2, 3 HAVING count(*) > concurrency_limit"
+)
 
 
 @dataclass
 class Watch:
-    """Polls the runs. `ends` is each run's end as first seen; `left` those that changed afterwards.
+    """Polls the runs. `ends` is each run's end as first seen; `left` those that changed afterwards; `crowded` the concurrency
+    keys of which more runs had begun than may be under way.
 
     Of a killed worker's runs, `freed_s` is the time until they were pending again, `takeovers_s` until one went on, which
-    includes what stood before it in the queue. `restarts_s` is the time from Redis' return until a pending run started.
+    includes what stood before it in the queue; `losses_s` is the latter for a worker that froze for longer than its lease.
+    `restarts_s` is the time from Redis' return until a pending run started.
     """
 
     world: World
@@ -26,9 +32,11 @@ class Watch:
     left: list[str] = field(default_factory=list)
     freed_s: list[float] = field(default_factory=list)
     takeovers_s: list[float] = field(default_factory=list)
+    losses_s: list[float] = field(default_factory=list)
+    crowded: set[str] = field(default_factory=set)
     restarts_s: list[float] = field(default_factory=list)
     _running: dict[int, tuple[int, int]] = field(default_factory=dict)
-    _lost: dict[tuple[int, int], float] = field(default_factory=dict)
+    _lost: dict[tuple[int, int], tuple[float, list[float]]] = field(default_factory=dict)
     _held: dict[tuple[int, int], float] = field(default_factory=dict)
     _waiting: dict[int, float] = field(default_factory=dict)
     _newest: str = ""
@@ -56,9 +64,11 @@ class Watch:
         now = time.monotonic()
         # One snapshot for both: else a run that ends in between would seem to be alive after its end.
         connection.execute("BEGIN")
-        alive = connection.execute("SELECT id, status, fence, lease_owner FROM runs WHERE status IN ('pending', 'running')").fetchall()
+        alive = connection.execute("SELECT id, status, fence, lease_owner FROM runs WHERE finished_at IS NULL").fetchall()
         ended = connection.execute("SELECT id, status, finished_at FROM runs WHERE finished_at >= ? LIMIT 5000", (self._newest,)).fetchall()
+        crowded = connection.execute(CROWDED).fetchall()
         connection.execute("COMMIT")
+        self.crowded |= {f"workflow {workflow}, key {key}: {count} of {limit}" for workflow, key, limit, count in crowded}
         with self._lock:
             for run_id, status, finished_at in ended:
                 known = self.ends.setdefault(run_id, (status, finished_at))
@@ -76,9 +86,9 @@ class Watch:
             if alive.get(run_id, ("ended", -1)) != ("running", fence):
                 self.freed_s.append(now - since)
                 del self._held[run_id, fence]
-        for (run_id, fence), since in list(self._lost.items()):
+        for (run_id, fence), (since, times) in list(self._lost.items()):
             if alive.get(run_id, ("ended", -1)) not in (("running", fence), ("pending", fence)):
-                self.takeovers_s.append(now - since)
+                times.append(now - since)
                 del self._lost[run_id, fence]
         started = [since for run_id, since in self._waiting.items() if alive.get(run_id, ("ended", 0))[0] != "pending"]
         if started:
@@ -90,13 +100,20 @@ class Watch:
         with self._lock:
             for run_id, (fence, owner) in self._running.items():
                 if owner == pid:
-                    self._lost.setdefault((run_id, fence), time.monotonic())
+                    self._lost.setdefault((run_id, fence), (time.monotonic(), self.takeovers_s))
                     self._held.setdefault((run_id, fence), time.monotonic())
+
+    def expect_loss(self, pid: int) -> None:
+        """Note which runs a process holds that is about to be frozen for longer than its leases."""
+        with self._lock:
+            for run_id, (fence, owner) in self._running.items():
+                if owner == pid:
+                    self._lost.setdefault((run_id, fence), (time.monotonic(), self.losses_s))
 
     def expect_start(self) -> None:
         """Note which runs are pending now that Redis is back: they have to start."""
         connection = self.world.connect()
-        pending = [row[0] for row in connection.execute("SELECT id FROM runs WHERE status = 'pending'")]
+        pending = [row[0] for row in connection.execute("SELECT id FROM runs WHERE status = 'pending' AND held = 0")]
         connection.close()
         with self._lock:
             for run_id in pending:
