@@ -35,6 +35,8 @@ POINTS = (
     "delivery-sent",
     "attempt-before-commit",
     "attempt-recorded",
+    "schedule-before-commit",
+    "schedule-fired",
 )
 
 

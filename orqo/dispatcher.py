@@ -118,6 +118,7 @@ def fire_schedules(dispatcher: Dispatcher) -> bool:
 def _fire(dispatcher: Dispatcher, row: Row[Any]) -> bool:
     run_id = schedules.fire(dispatcher.box.database, row, now=clock.now())
     if run_id is not None:
+        crashpoints.reach("schedule-fired")
         log.info("step=schedule trigger=%s run=%s", row.id, run_id)
     return run_id is not None
 

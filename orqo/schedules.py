@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, or_, select, update
 
-from orqo import clock, cron, runs, triggers
+from orqo import clock, crashpoints, cron, runs, triggers
 from orqo.db import Database
 from orqo.errors import Problem
 from orqo.models import Trigger, Workflow
@@ -63,7 +63,9 @@ def _start(connection: Connection, row: Row[Any], *, now: datetime) -> int:
         trigger_id=row.id,
         trigger_facts={"name": row.name, "headers": {}, "query": {}},
     )
-    return runs.accept(connection, new, now=now).run_id
+    run_id = runs.accept(connection, new, now=now).run_id
+    crashpoints.reach("schedule-before-commit")
+    return run_id
 
 
 def next_times(row: Row[Any], *, now: datetime) -> list[dict[str, str]]:

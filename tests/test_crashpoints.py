@@ -28,8 +28,9 @@ KINDS = ("stub", "command", "script", "get", "post")
 IN_DOUBT = ("claimed", "stage-started", "effect-done", "record-before-commit", "result-recorded", "finish-before-commit")
 WORKER_POINTS = ("claim-before-commit", *IN_DOUBT, "finished")
 DISPATCHER_POINTS = ("delivery-claimed", "delivery-sent", "attempt-before-commit", "attempt-recorded")
-# Tried in test_waiting_crashes.py.
+# These two are tried in test_waiting_crashes.py.
 WAITING_POINTS = ("wait-before-commit", "wait-open", "wait-asked", "child-before-commit", "child-started")
+SCHEDULE_POINTS = ("schedule-before-commit", "schedule-fired")
 WEB_POINTS = ("accept-before-commit", "accept-committed", "workers-woken")
 # Which time each point is reached: in the first of two stages, and in the second.
 TWICE = ("stage-started", "effect-done")
@@ -44,7 +45,7 @@ def crash_here(box: TestBox, settings: dict[str, str], point: str, act: str, *na
 
 
 def test_every_point_has_a_test() -> None:
-    assert {*WORKER_POINTS, *WAITING_POINTS, *DISPATCHER_POINTS, *WEB_POINTS} == set(crashpoints.POINTS)
+    assert {*WORKER_POINTS, *WAITING_POINTS, *SCHEDULE_POINTS, *DISPATCHER_POINTS, *WEB_POINTS} == set(crashpoints.POINTS)
 
 
 def test_a_point_that_does_not_exist_is_named() -> None:

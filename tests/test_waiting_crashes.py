@@ -1,4 +1,4 @@
-"""A worker killed on the way into a wait or a child: nothing is lost, nothing is started twice, the same token is asked with."""
+"""Killed on the way into a wait, a child, a model's answer, a turn or a schedule: nothing is lost, nothing is done twice."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 import inbox as inboxes
 from inbox import Inbox
-from orqo import clock, crashpoints, executor, runs
+from model_server import chooses, model_server
+from orqo import clock, crashpoints, executor, runs, schedules
 from orqo.config import PROJECT_DIR
 from support import TestBox
 
@@ -23,10 +25,10 @@ def inbox() -> Iterator[Inbox]:
         yield made
 
 
-def crash(box: TestBox, settings: dict[str, str], point: str, name: str) -> None:
-    """Accept a run in a process that ends at the point, and do what the living ones do then."""
+def crash(box: TestBox, settings: dict[str, str], point: str, name: str, act: str = "work") -> None:
+    """Accept and execute a run (or be the dispatcher) in a process that ends at the point, and do what the living do then."""
     env = {"PATH": os.environ["PATH"], **settings, crashpoints.VARIABLE: point, "PYTHONPATH": str(PROJECT_DIR)}
-    argv = [sys.executable, str(Path(__file__).with_name("crashing.py")), "work", name]
+    argv = [sys.executable, str(Path(__file__).with_name("crashing.py")), act, name]
     done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60, cwd=box.config.data)
     assert done.stdout.split() == ["-9"], done.stderr
     runs.sweep(box.box, stale_s=2.0, now=clock.now())
@@ -81,3 +83,68 @@ def test_a_child_is_started_once(box: TestBox, settings: dict[str, str], worker:
         (None, "completed"),
         (1, "completed"),
     ]
+
+
+@pytest.mark.parametrize(("point", "asked"), [("stage-started", 1), ("effect-done", 2), ("finish-before-commit", 2), ("finished", 1)])
+def test_a_model_is_asked_again_only_where_its_answer_was_lost(
+    box: TestBox, settings: dict[str, str], worker: executor.Worker, point: str, asked: int
+) -> None:
+    with model_server() as server:
+        server.replies = [chooses("good" if asked == 1 else "bad"), chooses("good")]
+        prompt = f"prompt: {{user: x, model: m, base_url: '{server.base_url}'}}, outcomes: [good, bad]"
+        box.apply(f"name: thinks\nstages:\n  - {{name: think, {prompt}}}\n")
+
+        crash(box, settings, point, "thinks")
+        executor.work()
+
+    assert len(server.asked) == asked
+    assert (box.run(1)["status"], box.run(1)["stages"][0]["outcome"]) == ("completed", "good")
+
+
+TURNS = "name: turns\nconcurrency: {{key: k, limit: 1{rule}}}\nstages:\n  - {{name: one, stub: {{output: 1}}}}\n"
+
+
+@pytest.mark.parametrize("point", ["claimed", "effect-done", "finish-before-commit", "finished"])
+def test_whoever_waits_for_its_turn_gets_it_though_the_worker_of_the_other_was_killed(
+    box: TestBox, settings: dict[str, str], worker: executor.Worker, point: str
+) -> None:
+    box.apply(TURNS.format(rule=""))
+    first = box.accept("turns")
+
+    crash(box, settings, point, "turns")
+    between = {row["id"]: (row["status"], row["held"]) for row in box.rows("SELECT id, status, held FROM runs")}
+    executor.work()
+
+    assert between[first + 1] == ("pending", int(point != "finished"))
+    assert between[first][0] == ("completed" if point == "finished" else "pending")
+    assert [row["status"] for row in box.rows("SELECT status FROM runs")] == ["completed", "completed"]
+
+
+def test_a_run_replaced_while_its_worker_was_killed_is_stopped_and_the_newer_runs(
+    box: TestBox, settings: dict[str, str], worker: executor.Worker
+) -> None:
+    box.apply(TURNS.format(rule=", when_busy: replace"))
+
+    crash(box, settings, "stage-started", "turns")
+    newer = box.accept("turns")
+    executor.work()
+
+    assert {row["id"]: row["status"] for row in box.rows("SELECT id, status FROM runs")} == {newer - 1: "stopped", newer: "completed"}
+
+
+@pytest.mark.parametrize(("point", "fired"), [("schedule-before-commit", 0), ("schedule-fired", 1)])
+def test_a_schedule_fires_once_though_the_dispatcher_is_killed_as_it_does(
+    box: TestBox, settings: dict[str, str], worker: executor.Worker, point: str, fired: int
+) -> None:
+    box.apply("name: yearly\ntriggers: [{name: t, schedule: '0 0 1 1 *'}]\nstages: [{name: one, stub: {}}]\n")
+    with box.database.transaction() as connection:
+        connection.execute(text("UPDATE triggers SET next_fire_at = '2026-01-01T00:00:00.000Z'"))
+
+    crash(box, settings, point, "yearly", "send")
+    before = len(box.rows("SELECT id FROM runs"))
+    for row in schedules.due(box.database, now=clock.now()):
+        schedules.fire(box.database, row, now=clock.now())
+    executor.work()
+
+    assert before == fired
+    assert [row["status"] for row in box.rows("SELECT status FROM runs")] == ["completed"]

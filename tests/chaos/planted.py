@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-CRASHES = "tests/test_crashpoints.py"
+CRASHES, WAITING_CRASHES = "tests/test_crashpoints.py", "tests/test_waiting_crashes.py"
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,39 @@ BUGS = (
         "    run_id = connection.execute(select(func.min(RUNS.c.id)).where(RUNS.c.finished_at.is_(None))).scalar()\n"
         "    connection.execute(update(RUNS).where(RUNS.c.id == run_id).values(status=RunStatus.PENDING))\n",
         tests=("tests/test_runs.py", "-x"), runs=100,
+    ),
+    Bug(
+        "a wait takes a second answer",
+        "orqo/runs/answering.py",
+        "    _check_open(wait)\n    _check_outcome(wait, given)\n",
+        "    wait = wait if wait.status == WaitStatus.OPEN else wait._replace(status=WaitStatus.ANSWERED)\n"
+        "    connection.execute(update(WAITS).where(WAITS.c.id == wait.id).values(status=WaitStatus.OPEN))\n",
+        runs=100,
+    ),
+    Bug(
+        "a wait's deadline passes unseen",
+        "orqo/runs/sweeping.py", "RUNS.c.wake_at <= clock.to_text(now))", 'RUNS.c.wake_at <= "")',
+        tests=("tests/test_waits.py", "-k", "time or delay"),
+    ),
+    Bug(
+        "a child is started for each claim of its parent",
+        "orqo/runs/chaining.py", "    if known is not None:\n", "    if known is not None and False:\n",
+        tests=(WAITING_CRASHES, "-k", "child"),
+    ),
+    Bug(
+        "a run does not wait its turn",
+        "orqo/runs/concurrency.py", '"held": int(going >= rule["limit"])', '"held": 0',
+        runs=200,
+    ),
+    Bug(
+        "a schedule fires for whoever saw its time",
+        "orqo/schedules.py", "Trigger.options == row.options, seen)", "Trigger.options == row.options)",
+        tests=("tests/test_schedules.py", "-k", "several_dispatchers"),
+    ),
+    Bug(
+        "a parent goes on without its child",
+        "orqo/runs/waiting.py", "    goes_on = not is_open or (", "    goes_on = True or not is_open or (",
+        runs=100,
     ),
     Bug(
         "a wake-up flag that never expires",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 ALL_EVENTS = ("completed", "failed", "stopped", "output")
 LAST_EVENTS = ("completed", "failed", "stopped")
-KEYS, SCHEDULES = 3, 5
+KEYS, SCHEDULES = 2, 5
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,14 @@ def _calling(stage: str, waits: str) -> str:
     return f"  - {{name: {stage}, workflow: {child}}}\n"
 
 
-def _busy(rule: str) -> str:
-    return f"concurrency: {{key: '${{input.key}}', {rule}}}\n"
+def _busy(rule: str, key: str = "${input.key}") -> str:
+    return f"concurrency: {{key: '{key}', {rule}}}\n"
 
 
 WAYS = {"good": ("a", "b"), "bad": ("b",), "late": ()}
-_SLOW = _get("a") + "  - {name: slow, stub: {delay: 120ms}}\n" + _get("b")
+# Long enough for others of the key to come meanwhile: the one holds a worker, the other none.
+_SLOW = _get("a") + "  - {name: slow, stub: {delay: 1s}}\n" + _get("b")
+_SETTLING = _get("a") + "  - {name: settle, delay: 2500ms}\n" + _get("b")
 _THINK = "{base_url: 'STEADY/v1', model: m, user: '${run.id}'}"
 
 FLOWS = (
@@ -107,7 +109,7 @@ FLOWS = (
         "thinks", f"  - {{name: think, prompt: {_THINK}, outcomes: [good, bad], routing: {{bad: b}}}}\n" + _get("a") + _get("b"),
         "steady", LAST_EVENTS, 8, effects=("a", "b"), decides="think", ways=WAYS,
     ),
-    Flow("queues", _SLOW, "steady", LAST_EVENTS, 6, effects=("a", "b"), limit=2, more=_busy("limit: 2")),
+    Flow("queues", _SETTLING, "steady", LAST_EVENTS, 6, effects=("a", "b"), limit=2, more=_busy("limit: 2", "all")),
     Flow("skips", _SLOW, "steady", LAST_EVENTS, 4, effects=("a", "b"), limit=1, skips=True, more=_busy("limit: 1, when_busy: skip")),
     Flow(
         "replaces", _SLOW, "steady", LAST_EVENTS, 4, ends=("completed", "stopped"),
