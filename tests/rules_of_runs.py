@@ -84,7 +84,7 @@ class Rules:
         return None
 
     def _next(self) -> Run | None:
-        """The oldest, but one that cost two workers only when there is no other."""
+        """The oldest, but one that cost two workers only when there is no other (of fewer than fifty)."""
         free = [each for each in self.runs.values() if each.status == "pending" and not each.held]
         trusted = [each for each in free if each.lost < 2]
         return min(trusted or free, key=lambda each: (0 if trusted else each.lost, each.id), default=None)

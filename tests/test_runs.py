@@ -242,7 +242,19 @@ def test_the_oldest_run_goes_first_and_after_one_lost_worker_keeps_its_place(box
     assert [claimed(box).run.id for _ in range(3)] == [first, second, third]
 
 
-def test_a_run_that_cost_two_workers_comes_last(box: TestBox) -> None:
+def test_a_run_that_cost_two_workers_lets_others_pass_but_not_for_ever(box: TestBox) -> None:
+    first = box.accept()
+    for _ in range(2):
+        claimed(box)
+        lose(box)
+    others = [box.accept() for _ in range(52)]
+
+    order = [claimed(box).run.id for _ in range(53)]
+
+    assert (sorted(order), order.index(first)) == ([first, *others], 50)
+
+
+def test_a_run_that_cost_two_workers_comes_last_of_few(box: TestBox) -> None:
     first, second, third = (box.accept() for _ in range(3))
     for _ in range(2):
         claimed(box)

@@ -26,7 +26,9 @@ CLAIMS_MAX = 5
 FREE = (RUNS.c.status == RunStatus.PENDING, RUNS.c.held == 0)
 IS_ANY_FREE = select(exists().where(*FREE))
 ANY_HEAD = select(RUNS.c.id).where(*FREE).order_by(RUNS.c.claims, RUNS.c.id).limit(1).with_for_update(skip_locked=True)
-HEADS = select(*(ANY_HEAD.where(RUNS.c.claims == claims).scalar_subquery() for claims in (0, 1)))
+# So many that were accepted after it go before a run that cost two workers or more.
+PASSED_BY = 50
+HEADS = select(*(ANY_HEAD.where(wanted).scalar_subquery() for wanted in (RUNS.c.claims == 0, RUNS.c.claims == 1, RUNS.c.claims > 1)))
 TAKE = (
     update(RUNS)
     .where(RUNS.c.id == bindparam("wanted_id"), RUNS.c.status == RunStatus.PENDING)
@@ -142,13 +144,14 @@ def _take(box: Box, connection: Connection, owner: str, now: datetime) -> Row[An
 
 
 def _next_pending(connection: Connection) -> int | None:
-    """Give the run whose turn it is: the oldest, but one that cost two workers or more only when there is no other.
+    """Give the run whose turn it is: the oldest, but one that cost two workers or more only after some that came later.
 
-    One that kills every worker must not hold up the others; one that lost a single worker keeps its place, or it would wait
-    for the whole queue. The index has (claims, id): three looks at its heads, whatever the queue's length.
+    One that kills every worker must not hold up the others, nor wait for ever where there are always others; one that lost a
+    single worker keeps its place. The index has (claims, id): three looks at its heads, whatever the queue's length.
     """
-    trusted = [head for head in connection.execute(HEADS).one() if head is not None]
-    return min(trusted) if trusted else connection.execute(ANY_HEAD).scalar()
+    heads = zip(connection.execute(HEADS).one(), (0, 0, PASSED_BY), strict=True)
+    places = [(run_id + passed_by, passed_by, run_id) for run_id, passed_by in heads if run_id is not None]
+    return min(places)[-1] if places else None
 
 
 def _unclaimable(run: Row[Any], stage: StageDefinition | None, current: Row[Any] | None) -> flow.RunError | None:
