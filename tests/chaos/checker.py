@@ -132,7 +132,7 @@ def _channel(found: Found, row: Any, events: tuple[str, ...], arrivals: list[Arr
             found.no("callback with another id or bytes", f"run {row['id']}: {name}")
         if name not in first_seen:
             first_seen.append(name)
-        elif name != first_seen[-1] and not _dispatcher_thawed(found, arrival):
+        elif name != first_seen[-1]:
             found.no("callback out of order", f"run {row['id']}: {name} came again after {first_seen[-1]}")
         _one(found, row, arrival)
     wanted = {name for name in expected}
@@ -174,11 +174,6 @@ def _one(found: Found, row: Any, arrival: Arrival) -> None:
     wanted = "v1," + base64.b64encode(hmac.new(secret, signed, hashlib.sha256).digest()).decode()
     if arrival.headers["webhook-signature"] != wanted:
         found.no("callback with a wrong signature", f"run {row['id']}: {event['type']}")
-
-
-def _dispatcher_thawed(found: Found, arrival: Arrival) -> bool:
-    """Tell whether a long freeze ended just before: a request that lay half sent in a frozen process arrives when it goes on."""
-    return any(end - began > 25 and end - 0.05 <= arrival.at <= end + 1.0 for _, began, end in found.world.frozen)
 
 
 def recoveries(found: Found) -> tuple[tuple[str, list[float], float], ...]:

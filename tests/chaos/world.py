@@ -43,7 +43,6 @@ class World:
     port: int = field(default_factory=free_port)
     service: subprocess.Popen[bytes] | None = None
     valkey: subprocess.Popen[bytes] | None = None
-    frozen: list[tuple[int, float, float]] = field(default_factory=list)
 
     @property
     def url(self) -> str:
@@ -172,12 +171,10 @@ class World:
 
     def freeze(self, pid: int, seconds: float) -> None:
         """Stop a process for a while."""
-        began = time.time()
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGSTOP)
             time.sleep(seconds)
             os.kill(pid, signal.SIGCONT)
-        self.frozen.append((pid, began, time.time()))
 
     def flush_valkey(self) -> None:
         self._valkey(b"FLUSHALL\r\n")
