@@ -55,13 +55,14 @@ def assemble(config: Config) -> Flask:
         database = db.Database(sessions.engine, busy_timeout_ms=db.WEB_BUSY_TIMEOUT_MS, accepts=True)
     app.extensions["orqo"] = _site(config, database)
     metrics.watch(database)
+    # First of all that is done before a request, so that what is refused there is counted too.
+    measured.install(app)
     ours = () if config.strict else (nouns.resources, metrics_api.blueprint)
     for blueprint in (*THE_THREE, *ours, health.blueprint):
         app.register_blueprint(blueprint)
     if config.simulate:
         log.warning("step=start %s", simulation.BANNER)
         simulated.install(app)
-    measured.install(app)
     dashboard.install(app)
     problems.install(app, page=dashboard.problem_page)
     return app

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Row, Table, bindparam, exists, func, not_, or
 
 from orqo import clock, leases, outbound, signing
 from orqo.db import Database
-from orqo.errors import Conflict, NotFound
+from orqo.errors import Conflict, Fault, Invalid, NotFound
 from orqo.models import Attempt, Callback, Delivery, DeliveryStatus, Run
 from orqo.secretstore import SecretStore
 from orqo.slots import Room
@@ -251,8 +251,10 @@ def redeliver_dead(
     """Send dead deliveries once more, those of a callback, those that died from `since` until before `until`, or both; gives their ids.
 
     One batch: call again, in a transaction of its own and with the same `until`, while it gives `limit` of them. Whatever
-    is repeated finds only what is still dead.
+    is repeated finds only what is still dead. Invalid where no moment lies between the two.
     """
+    if since is not None and until is not None and until <= since:
+        raise Invalid("until must be later than since.", errors=[Fault("/until", "must be later than since")])
     wanted = [Delivery.status == DeliveryStatus.DEAD, Delivery.body != b""]
     if callback_id is not None:
         wanted.append(Delivery.callback_id == callback_id)

@@ -168,9 +168,11 @@ def test_only_one_spelling_of_a_number_is_one(client: Any, box: TestBox, number:
 @pytest.mark.parametrize("operation", operations(), ids=ids)
 def test_other_methods_are_refused_with_those_that_there_are(client: Any, box: TestBox, operation: Operation) -> None:
     taken = {each.method for each in description.operations().values() if each.path == operation.path} | {"HEAD"}
+    # GET is taken by webhooks with a greeting, which this one is not.
+    allowed = {"POST"} if operation.id in ("hook", "greetHook") else taken - {"HEAD"}
     headers = {"Authorization": f"Bearer {box.token('admin')}"}
 
     for method in {"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"} - taken:
         answer = client.open(path_of(operation), method=method, headers=headers)
         assert answer.status_code == 405, method
-        assert set(answer.headers["Allow"].split(", ")) - {"HEAD"} == taken - {"HEAD"}
+        assert set(answer.headers["Allow"].split(", ")) - {"HEAD"} == allowed

@@ -134,13 +134,50 @@ def test_a_trigger_has_what_it_asks_and_its_callbacks(ask: Ask, box: TestBox) ->
         ({"webhook": {"rate": "fast"}}, 422),
         ({"webhook": {"signature": "github", "secret": "${secrets.ABSENT}"}}, 422),
         ({"callbacks": [{"url": "ftp://x"}]}, 422),
+        ({"workflow": 99.0}, 404),
         ({"more": 1}, 422),
     ],
-    ids=["name", "workflow", "rate", "secret", "callback", "unknown-field"],
+    ids=["name", "workflow", "rate", "secret", "callback", "no-such-number", "unknown-field"],
 )
 def test_a_trigger_that_does_not_fit_is_not_made(ask: Ask, changes: dict[str, Any], status: int) -> None:
     assert ask("POST", "/triggers", {"workflow": "hello", "name": "ci"} | changes).status_code == status
     assert ask("GET", "/triggers").json == []
+
+
+def test_a_fault_of_a_callback_says_which_of_them_it_is(ask: Ask) -> None:
+    two = [{"url": "ftp://x"}, {"url": "https://ci.example.com/"}]
+
+    answer = ask("POST", "/triggers", {"workflow": "hello", "name": "ci", "callbacks": two})
+
+    assert [each["pointer"] for each in answer.json["errors"]] == ["/callbacks/0/url"]
+    assert "callbacks[0].url" in answer.json["detail"]
+
+
+def test_a_number_is_the_same_however_json_spells_it(ask: Ask) -> None:
+    number = float(ask("GET", "/workflows/hello").json["id"])
+
+    assert ask("POST", "/triggers", {"workflow": number, "name": "ci"}).status_code == 201
+    assert ask("POST", "/tokens", {"name": "ci", "workflow_ids": [number]}).json["workflow_ids"] == [int(number)]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/deliveries/redeliver?since=2026-01-31T08:00:00Z", {"callback": 1}),
+        ("PUT", "/workflows/hello?dry_run=1", {"name": "hello", "stages": [{"name": "changed", "stub": {}}]}),
+        ("POST", "/workflows/hello/disable?until=tomorrow", None),
+        ("DELETE", "/workflows/hello?dry_run=1", None),
+    ],
+    ids=["redeliver", "put", "disable", "delete"],
+)
+def test_a_query_that_would_be_passed_over_changes_nothing(ask: Ask, method: str, path: str, body: Any) -> None:
+    ask("POST", "/callbacks", {"workflow": "hello", "url": "https://ci.example.com/"})
+    before = ask("GET", "/workflows/hello").json
+
+    answer = ask(method, path, body)
+
+    assert (answer.status_code, "There is no parameter" in answer.json["detail"]) == (400, True)
+    assert ask("GET", "/workflows/hello").json == before
 
 
 NIGHTLY = {"workflow": "hello", "name": "nightly", "schedule": "15  2 * * 1-5", "timezone": "Europe/Paris", "input": {"name": "Ada"}}
@@ -449,7 +486,10 @@ def test_dead_deliveries_are_redelivered_by_callback_and_time_once(ask: Ask, box
 
 @pytest.mark.parametrize(
     ("wanted", "pointer"),
-    [({}, ""), ({"callback": 0}, "/callback"), ({"since": "soon"}, "/since"), ({"until": 7}, "/until"), ({"all": 1}, "/all")],
+    [
+        *(({}, ""), ({"callback": 0}, "/callback"), ({"since": "soon"}, "/since"), ({"until": 7}, "/until"), ({"all": 1}, "/all")),
+        ({"since": "2026-01-31T09:00:00Z", "until": "2026-01-31T08:00:00Z"}, "/until"),
+    ],
 )
 def test_what_is_to_be_redelivered_is_said_plainly(ask: Ask, wanted: Any, pointer: str) -> None:
     answer = ask("POST", "/deliveries/redeliver", wanted)

@@ -194,6 +194,7 @@ def test_metas_challenge_is_answered_to_who_knows_the_verify_token(client: Any, 
 
     assert (answer.status_code, answer.data, answer.mimetype) == (200, b"1158201444", "text/plain")
     assert refused == [401, 401]
+    assert client.put(path).headers["Allow"] == "GET, POST"
     assert all("verify me" not in str(dict(row)) for row in box.rows("SELECT * FROM requests"))
     assert client.post(path, data=BODY, headers=github(BODY)).status_code == 201
 
@@ -203,7 +204,7 @@ def test_only_post_is_taken_without_a_greeting_by_get(client: Any, hooked: Any) 
 
     answers = [client.open(path, method=method) for method in ("GET", "HEAD", "PUT", "DELETE", "OPTIONS")]
 
-    assert {answer.status_code for answer in answers} == {405}
+    assert {(answer.status_code, answer.headers["Allow"]) for answer in answers} == {(405, "POST")}
     assert client.get("/api/v1/hooks/" + "x" * 43).status_code == 405
 
 

@@ -39,13 +39,18 @@ def create_callback() -> Response:
         trigger_id = wanted.get("trigger_id")
         if trigger_id is not None and triggers.get(connection, trigger_id).workflow_id != workflow.id:
             raise Invalid("The trigger is another workflow's.", errors=[Fault("/trigger_id", f"is no trigger of {workflow.name}")])
-        own = checked(connection, workflow, [{key: wanted[key] for key in OF_A_CALLBACK if key in wanted}])[0]
+        own = checked(connection, workflow, [{key: wanted[key] for key in OF_A_CALLBACK if key in wanted}], alone=True)[0]
         made = callbacks.add(connection, workflow_id=workflow.id, trigger_id=trigger_id, callback=own, origin="api", now=g.now)
         return as_json(callbacks.shown(callbacks.get(connection, made)), 201, {"Location": f"/api/v1/callbacks/{made}"})
 
 
-def checked(connection: Connection, workflow: Row[Any], wanted: Sequence[dict[str, Any]]) -> list[CallbackDefinition]:
-    """Give callbacks as they are configured; Invalid where a file of this workflow could not say the same."""
+def checked(
+    connection: Connection, workflow: Row[Any], wanted: Sequence[dict[str, Any]], *, alone: bool = False
+) -> list[CallbackDefinition]:
+    """Give callbacks as they are configured; Invalid where a file of this workflow could not say the same.
+
+    One that is `alone` is the body itself, not a member of the body's `callbacks`.
+    """
     if not wanted:
         return []
     of = workflows.definition_of(connection, workflow.version_id)
@@ -54,7 +59,8 @@ def checked(connection: Connection, workflow: Row[Any], wanted: Sequence[dict[st
         # JSON is YAML: the file's own rules, not a second set of them.
         parsed = definition.parse(jsontext.dump({"name": of.name, "callbacks": list(wanted), "stages": stages}))
     except Invalid as fault:
-        errors = [Fault(each.pointer.removeprefix("/callbacks/0"), each.detail.replace("callbacks[0].", "")) for each in fault.errors]
+        own = ("/callbacks/0", "callbacks[0].") if alone else ("", "")
+        errors = [Fault(each.pointer.removeprefix(own[0]), each.detail.replace(own[1], "")) for each in fault.errors]
         raise Invalid("; ".join(each.detail for each in errors[:5]), errors=errors) from fault
     return list(parsed.callbacks)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
+import werkzeug.exceptions
 from flask import Blueprint, Response, request
 from werkzeug.routing import BaseConverter
 
@@ -21,7 +22,8 @@ from orqo.vendors import Handshake
 log = logging.getLogger(__name__)
 blueprint = Blueprint("hooks", __name__, url_prefix="/api/v1")
 
-NOT_POST = "A webhook takes POST; this one has no greeting by GET."
+PREFIX = "/api/v1/hooks/"
+NOT_POST = "A webhook takes POST, and GET only as a greeting that its verify_token asks for; Allow names what this one takes."
 
 
 class Rest(BaseConverter):
@@ -32,6 +34,14 @@ class Rest(BaseConverter):
 
 
 blueprint.record_once(lambda state: state.app.url_map.converters.update(rest=Rest))
+
+
+@blueprint.before_app_request
+def refuse_other_methods() -> None:
+    """Raise MethodNotAllowed with what this webhook takes: the route has GET for those with a greeting alone."""
+    if isinstance(request.routing_exception, werkzeug.exceptions.MethodNotAllowed) and request.path.startswith(PREFIX):
+        found = triggers.look_up(site().database, request.path.removeprefix(PREFIX))
+        raise _not_post(("POST",) if found is None else hooks.visit(found, call_of_request(site())).options.methods)
 
 
 @blueprint.route("/hooks/<rest:token>", methods=["GET", "POST"])

@@ -14,11 +14,18 @@ from sqlalchemy import Connection, Row
 
 from orqo import workflows
 from orqo.api import body as bodies
-from orqo.api.access import holder
+from orqo.api.access import holder, resources
 from orqo.api.answers import as_json
 from orqo.api.site import reading, site
 from orqo.catalog import Page, Part
 from orqo.errors import NotFound, UnsupportedMedia
+
+
+@resources.before_request
+def refuse_unknown_query() -> None:
+    """Raise Malformed for a query that a change does not take: `?since=…` passed over would redeliver everything."""
+    if request.method not in ("GET", "HEAD") and request.args:
+        query()
 
 
 def operation() -> str:
@@ -59,8 +66,11 @@ def _next_url(before: int) -> str:
     return f"{site().config.base_url}{request.path}?{urlencode([*kept, ('before', before)])}"
 
 
-def workflow_of(connection: Connection, reference: str | int) -> Row[Any]:
+def workflow_of(connection: Connection, reference: str | float) -> Row[Any]:
     """Give the row of a workflow by name, or by its number; NotFound also where the token may not use it."""
+    if isinstance(reference, float):
+        # JSON Schema has 1.0 for an integer.
+        reference = int(reference)
     row = workflows.find(connection, reference)
     if row is None and isinstance(reference, str) and reference.isdigit():
         row = workflows.find(connection, int(reference[:20]))

@@ -26,7 +26,9 @@ def create_token() -> Response:
     """Make an API token."""
     check_unlimited()
     wanted = body()
-    limited, expires_at = wanted.get("workflow_ids"), _expiry(wanted.get("expires_at"))
+    # JSON Schema has 1.0 for an integer.
+    limited = [int(each) for each in wanted["workflow_ids"]] if "workflow_ids" in wanted else None
+    expires_at = _expiry(wanted.get("expires_at"))
     with site().database.transaction() as connection:
         unknown = [each for each in limited or [] if workflows.find(connection, each) is None]
         if unknown:
