@@ -35,7 +35,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "run": ("start, list, show, tail, stop, answer, rerun runs", "run"),
     "delivery": ("list, show, redeliver deliveries", "delivery"),
     "request": ("list, show, replay what the endpoints received", "request"),
-    "db": ("make, upgrade, back up, restore or prune the database", "db"),
+    "db": ("make, upgrade, back up, restore, prune or move the database", "db"),
 }
 
 
