@@ -49,7 +49,8 @@ class Validators:
                 if text != found.setdefault(deep[1], {}).setdefault(deep[2], text):
                     raise Malformed(f"The parameter {deep[1]} has {deep[2][:40]} twice.")
             elif name not in known or known[name].get("style") == "deepObject":
-                raise Malformed(f"There is no parameter {name[:40]} here; there are: {', '.join(known) or 'none'}.")
+                told = f"there are: {', '.join(known)}" if known else "there are none: remove it"
+                raise Malformed(f"There is no parameter {name[:40]} here; {told}.")
             elif name in found:
                 raise Malformed(f"The parameter {name} is given twice.")
             else:
