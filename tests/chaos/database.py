@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,15 @@ def open_file(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10, check_same_thread=False)
     connection.row_factory = sqlite3.Row
     return connection
+
+
+def is_free(path: Path) -> bool:
+    """Tell whether the write lock can be had within a second."""
+    with closing(sqlite3.connect(path, timeout=1, isolation_level=None)) as connection, suppress(sqlite3.OperationalError):
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("ROLLBACK")
+        return True
+    return False
 
 
 def lock_file(path: Path, seconds: float) -> None:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from datetime import datetime
 
-from chaos.found import TERMINAL, Found
+from chaos.found import TERMINAL, Found, seconds
 
 LATE_MAX_S = 45.0
 ACCEPTED, REFUSED_ONCE_ANSWERED = 200, (409, 410)
@@ -22,10 +21,6 @@ def check(found: Found) -> None:
     _children(found)
     _turns(found)
     _schedules(found)
-
-
-def _seconds(text: str) -> float:
-    return datetime.fromisoformat(text).timestamp()
 
 
 def _waits(found: Found) -> None:
@@ -58,7 +53,7 @@ def _ended(found: Found, run_id: int) -> None:
         if wait["status"] == "open" or (wait["status"] == "answered" and not wait["used"]) or end is None:
             found.no("wait ended late or not at all", f"run {run_id}: the wait of {wait['stage']} is {wait['status']}")
             continue
-        late_s = _seconds(end) - _seconds(wait["deadline_at"])
+        late_s = seconds(end) - seconds(wait["deadline_at"])
         if late_s > LATE_MAX_S or (wait["status"] == "timed_out" and late_s < 0):
             found.no("wait ended late or not at all", f"run {run_id}: {wait['stage']} ended {late_s:.1f} s after its deadline")
 
@@ -144,9 +139,9 @@ def _schedules(found: Found) -> None:
     fired: Counter[tuple[int, float]] = Counter()
     for run_id, row in found.runs.items():
         if row["origin"] == "schedule":
-            due = _seconds(json.loads(row["metadata"])["scheduled_at"])
+            due = seconds(json.loads(row["metadata"])["scheduled_at"])
             fired[row["trigger_id"], due] += 1
-            late_s = _seconds(row["created_at"]) - due
+            late_s = seconds(row["created_at"]) - due
             if due % 60 or not 0 <= late_s <= LATE_MAX_S:
                 found.no(name, f"run {run_id} was due at {due} and accepted {late_s:.1f} s later")
     for (trigger_id, due), count in fired.items():

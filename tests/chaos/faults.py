@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import threading
 import time
 from collections import Counter
@@ -96,12 +97,22 @@ class Storm:
         # One that holds a run: else it is no test of the lease.
         for _ in range(200):
             pid = self.watch.any_owner()
-            if pid is not None and pid in self.world.processes()["child"]:
-                self.done["SIGSTOP beyond the lease"] += 1
-                self.watch.expect_loss(pid)
-                self.world.freeze(pid, LONG_FREEZE_S)
+            if pid is not None and pid in self.world.processes()["child"] and self._froze(pid):
                 return
             time.sleep(0.02)
+
+    def _froze(self, pid: int) -> bool:
+        """Freeze a process beyond its lease, but not within a commit: nobody could write then, which is no test of it either."""
+        self.world.signal(pid, signal.SIGSTOP)
+        try:
+            if not self.world.is_writable():
+                return False
+            self.done["SIGSTOP beyond the lease"] += 1
+            self.watch.expect_loss(pid)
+            time.sleep(LONG_FREEZE_S)
+            return True
+        finally:
+            self.world.signal(pid, signal.SIGCONT)
 
     def _tick(self, fault: Fault) -> None:
         time.sleep(60 - time.time() % 60 + 0.6 * fault.detail)

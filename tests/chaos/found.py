@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from chaos.load import Load
@@ -57,6 +58,12 @@ class Found:
         """The runs of the time after all faults."""
         return {run_id for call in self.load.calls if call.quiet for run_id in call.run_ids}
 
+    @property
+    def queued_s(self) -> list[float]:
+        """How long runs stood in the queue before their first claim, but for those that had to wait their turn."""
+        runs = (row for row in self.runs.values() if row["started_at"] and not row["concurrency_key"])
+        return [seconds(row["started_at"]) - seconds(row["created_at"]) for row in runs]
+
     def outcome(self, run_id: int) -> str | None:
         """Give the outcome of the stage that decides a run's way."""
         named = self.flow(run_id).decides
@@ -94,6 +101,11 @@ class Found:
                 yield int(run), stage, float(at), int(worker)
         for of_run, name, when in self.receivers.effects:
             yield int(of_run), name, when, 0
+
+
+def seconds(text: str) -> float:
+    """Give a time of the database in Unix seconds."""
+    return datetime.fromisoformat(text).timestamp()
 
 
 def call_of(row: Any) -> int | None:

@@ -168,6 +168,7 @@ def report(found: Found, counts: dict[str, int], seconds: float, say: Any) -> No
     children, scheduled = (sum(row["origin"] == origin for row in found.runs.values()) for origin in ("workflow", "schedule"))
     say(f"runs started by others: {children} by a parent, {scheduled} by a schedule")
     say(f"callbacks: {len(found.receivers.arrivals)} arrived, {checker.duplicates(found)} again after they were acknowledged")
+    say(f"in the queue: median {statistics.median(found.queued_s):.2f} s, longest {max(found.queued_s):.2f} s")
     for name, times, limit_s in checker.recoveries(found):
         if times:
             middle, longest = statistics.median(times), max(times)

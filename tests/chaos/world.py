@@ -176,6 +176,14 @@ class World:
             time.sleep(seconds)
             os.kill(pid, signal.SIGCONT)
 
+    def signal(self, pid: int, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+    def is_writable(self) -> bool:
+        """Tell whether nobody keeps SQLite's only write lock."""
+        return bool(self.database_url) or database.is_free(self.data / "orqo.db")
+
     def flush_valkey(self) -> None:
         self._valkey(b"FLUSHALL\r\n")
 
