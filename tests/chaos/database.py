@@ -54,8 +54,8 @@ def open_file(path: Path) -> sqlite3.Connection:
 
 
 def is_free(path: Path) -> bool:
-    """Tell whether the write lock can be had within a second."""
-    with closing(sqlite3.connect(path, timeout=1, isolation_level=None)) as connection, suppress(sqlite3.OperationalError):
+    """Tell whether the write lock can be had within some seconds: those who commit all the time leave little room."""
+    with closing(sqlite3.connect(path, timeout=5, isolation_level=None)) as connection, suppress(sqlite3.OperationalError):
         connection.execute("BEGIN IMMEDIATE")
         connection.execute("ROLLBACK")
         return True
