@@ -439,13 +439,14 @@ def test_misspelt_key_is_told_before_what_it_leaves_missing() -> None:
 
 
 def test_many_faults_and_long_commands_are_told_in_bounded_time_and_number() -> None:
-    started = time.monotonic()
+    # Of this process's own time: a loaded machine is no fault of the parser's.
+    started = time.process_time()
 
     faults = faults_of(ONE_STAGE + "command: [" + "bash, -x, " * 20_000 + "]\n")
     many = faults_of("a: 1\n" * 10_000)
 
     assert len(faults) == 1 and len(many) == 100
-    assert time.monotonic() - started < 10
+    assert time.process_time() - started < 10
 
 
 def assert_parsed_or_invalid(text: str) -> None:

@@ -109,11 +109,12 @@ def test_spellings_keep_how_plain_numbers_were_written() -> None:
 
 
 def test_nested_brackets_are_refused_at_once() -> None:
-    started = time.monotonic()
+    # Of this process's own time: a loaded machine is no fault of the parser's.
+    started = time.process_time()
 
     assert read("[" * 200_000).whole is False
     assert read("? " + "[" * 200_000).whole is False
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_places_are_written_as_pointer_and_for_people() -> None:
