@@ -195,8 +195,10 @@ class Database:
             raw.close()
 
     def close(self) -> None:
-        """Close all pooled connections."""
+        """Close all pooled connections, and the files that order the writers."""
         self.engine.dispose()
+        if self._turns is not None:
+            self._turns.close()
 
 
 @contextmanager

@@ -59,6 +59,13 @@ class Turns:
         if waited_s < UNUSED_S:
             self._stuck_until = time.monotonic() + STUCK_S
 
+    def close(self) -> None:
+        """Close the files; the next turn opens them anew."""
+        files, self._files, pid, self._pid = self._files, None, self._pid, -1
+        if pid == os.getpid():
+            for descriptor in files or ():
+                os.close(descriptor)
+
     def _open(self) -> None:
         """Open the files in this process: a lock that came over a fork would be its parent's too."""
         self._lock = threading.Lock()
