@@ -6,6 +6,7 @@ Owns the names of the metrics and their files. prometheus-client is an optional 
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -26,6 +27,7 @@ HOW_TO_INSTALL = "Metrics want the package prometheus-client: sh setup.sh requir
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 # What is not committed goes with its connection object: one that was lost has nothing to be asked any more.
 _noted: WeakKeyDictionary[Connection, list[tuple[str, str]]] = WeakKeyDictionary()
+log = logging.getLogger(__name__)
 
 
 def are_available() -> bool:
@@ -36,9 +38,10 @@ def are_available() -> bool:
 def begin(data: Path, name: str) -> None:
     """Count from now on in this process and in those that it forks: once, before the first fork and the first import of the package.
 
-    The counts begin at nothing: what an earlier process of this name left is removed once that has ended.
+    The counts begin at nothing: what an earlier process of this name left is removed once that has ended. Where the folder
+    cannot be written nothing is counted; whether the service can work there is not decided here.
     """
-    if not are_available():
+    if not are_available() or not data.is_dir():
         return
     folder = data / "metrics"
     for old in folder.glob(f"{name}-*"):
@@ -46,7 +49,11 @@ def begin(data: Path, name: str) -> None:
             shutil.rmtree(old, ignore_errors=True)
     mine = folder / f"{name}-{os.getpid()}"
     shutil.rmtree(mine, ignore_errors=True)
-    mine.mkdir(parents=True, mode=0o700)
+    try:
+        mine.mkdir(parents=True, mode=0o700)
+    except OSError as fault:
+        log.warning("step=metrics status=off error=%s", fault.strerror)
+        return
     os.environ[FOLDER_VARIABLE] = str(mine)
 
 

@@ -92,7 +92,9 @@ def test_a_read_only_folder_is_one_line(settings: dict[str, str], small_disk: Pa
     )
 
     assert ended.returncode == 1
-    assert re.fullmatch("orqo: The database cannot be written or read now .*\n", ended.stderr)
+    logged, told = ended.stderr.splitlines()[:-1], ended.stderr.splitlines()[-1]
+    assert re.fullmatch("orqo: The database cannot be written or read now .*", told)
+    assert all("level=WARNING step=metrics" in line for line in logged)
 
 
 # ── open files ──────────────────────────────────────────────────────────────────────────────────────────────────────
