@@ -157,12 +157,16 @@ class Bell:
 
     def workers(self, *, now: datetime) -> list[dict[str, Any]]:
         """Give `{"name", "state", "heard_s"}` for each worker heard of in the last minute; empty where Redis is down."""
+        # RQ's worker objects raise the time-out of the client that they are given to minutes: it gets one of its own.
+        client = quick_client(self.url)
         try:
-            found = SimpleWorker.all(connection=self._client, queue=self._queue)
+            found = SimpleWorker.all(connection=client, queue=Queue(self.queue_name, connection=client, serializer=JSONSerializer))
             heard = [(worker, (now - _aware(worker.last_heartbeat)).total_seconds()) for worker in found if worker.last_heartbeat]
             return [{"name": w.name, "state": str(w.get_state()), "heard_s": round(s, 1)} for w, s in heard if s <= WORKER_FRESH_S]
         except (RedisError, OSError):
             return []
+        finally:
+            client.close()
 
     def close(self) -> None:
         """Close all connections."""

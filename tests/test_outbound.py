@@ -102,7 +102,7 @@ def test_environment_proxies_and_netrc_are_not_used(serve: Serve, monkeypatch: p
 
 
 def test_cookies_are_not_kept(client: Client, serve: Serve) -> None:
-    receiver = serve(answers(b"HTTP/1.1 200 OK\r\nSet-Cookie: a=b; Path=/\r\nContent-Length: 0\r\n\r\n"))
+    receiver = serve(answers(b"HTTP/1.1 200 OK\r\nSet-Cookie: a=b; Path=/\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"))
 
     send(client, receiver.url())
     send(client, receiver.url())

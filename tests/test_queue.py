@@ -271,3 +271,19 @@ def test_bytes_that_are_no_job_do_not_end_the_worker(box: TestBox, worker: execu
     work_off(box.bell)
 
     assert box.run(run_id)["status"] == "completed"
+
+
+def test_a_look_at_the_workers_leaves_the_bell_as_impatient_as_it_was(server: tuple[subprocess.Popen[bytes], Bell]) -> None:
+    process, bell = server
+    with Redis.from_url(bell.url) as redis:
+        worker = SimpleWorker([bell.queue_name], connection=redis)
+        worker.register_birth()
+        assert bell.workers(now=clock.now())
+    bell.close()
+    process.send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+
+    reachable = bell.is_reachable()
+
+    assert not reachable
+    assert time.monotonic() - began < 5
