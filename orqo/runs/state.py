@@ -150,8 +150,3 @@ class Claim:
     def held(self) -> dict[str, int]:
         """The parameters of `IS_HELD`: the condition that every write under this claim carries."""
         return {"held_id": self.run.id, "held_fence": self.run.fence}
-
-    @property
-    def fence(self) -> tuple[Any, ...]:
-        """The condition that every write under this claim carries."""
-        return (Run.id == self.run.id, Run.fence == self.run.fence, Run.status == RunStatus.RUNNING)

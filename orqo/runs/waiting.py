@@ -15,9 +15,11 @@ from sqlalchemy import Connection, Row, insert, select, update
 from orqo import callbacks, clock, crashpoints, facts, jsontext, tokens
 from orqo.models import RunStatus, StageStatus, WaitStatus
 from orqo.runs.ending import stop_unfinished, tell
-from orqo.runs.state import NO_LEASE, RUNS, STAGES, WAITS, Box, Claim, LeaseLost, Output, WaitEnd
+from orqo.runs.state import CHANGE_HELD, IS_HELD, NO_LEASE, RUNS, STAGES, WAITS, Box, Claim, LeaseLost, Output, WaitEnd
 
 MESSAGE_MAX = 4096
+LOCK = update(RUNS).where(*IS_HELD).values(wake_at=None).returning(RUNS)
+STOP_ASKED = select(RUNS.c.stop_requested_at).where(*IS_HELD)
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def pause(box: Box, claim: Claim, *, elapsed_ms: int, now: datetime) -> bool:
 
 def lock(connection: Connection, claim: Claim) -> Row[Any]:
     """Make sure of the claim's lease before anything is written; gives the run's row."""
-    row = connection.execute(update(RUNS).where(*claim.fence).values(wake_at=None).returning(RUNS)).one_or_none()
+    row = connection.execute(LOCK, claim.held).one_or_none()
     if row is None:
         raise LeaseLost
     return row
@@ -99,11 +101,11 @@ def pause_within(connection: Connection, claim: Claim, row: Row[Any] | None, *, 
     """Do what `pause` does within the caller's transaction."""
     is_open = row is not None and row.status == WaitStatus.OPEN
     changes = NO_LEASE | {"running_ms": claim.run.running_ms + elapsed_ms, "claims": 0}
-    asked = connection.execute(select(RUNS.c.stop_requested_at).where(*claim.fence)).one_or_none()
+    asked = connection.execute(STOP_ASKED, claim.held).one_or_none()
     # A stop that was asked for meanwhile is not to wait as long as the stage.
     goes_on = not is_open or (asked is not None and asked.stop_requested_at is not None)
     status = {"status": RunStatus.PENDING} if goes_on else {"status": RunStatus.WAITING, "wake_at": row.deadline_at if row else None}
-    if connection.execute(update(RUNS).where(*claim.fence).values(changes | status)).rowcount != 1:
+    if connection.execute(CHANGE_HELD, changes | status | claim.held).one_or_none() is None:
         raise LeaseLost
     connection.execute(update(STAGES).where(STAGES.c.id == claim.stage_row.id).values(status=StageStatus.WAITING))
     return goes_on
