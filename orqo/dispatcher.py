@@ -23,7 +23,7 @@ from orqo import attempts, clock, clockstep, crashpoints, deliveries, metrics, r
 from orqo.errors import Unavailable
 from orqo.folder import Folder
 from orqo.models import DeliveryStatus
-from orqo.queue import Bell, Notices
+from orqo.queue import Bell
 from orqo.simulation import Sending
 from orqo.slots import IN_FLIGHT_MAX, Slots
 
@@ -125,7 +125,7 @@ def _fire(dispatcher: Dispatcher, row: Row[Any]) -> bool:
 
 def _listen(dispatcher: Dispatcher) -> None:
     """Pass on what workers tell; without Redis the loop looks once a second."""
-    notices = Notices(dispatcher.bell)
+    notices = dispatcher.bell.notices()
     while not dispatcher.stopping.is_set():
         if notices.wait(SWEEP_EVERY_S):
             dispatcher.inbox.put(None)

@@ -23,7 +23,7 @@ __all__ = ["Held", "Worker", "make_run_dir", "prepare", "start_renewing", "work"
 
 log = logging.getLogger(__name__)
 
-RETURN_AFTER_S = 5.0
+RETURN_AFTER_S = 15.0
 
 _worker: Worker | None = None
 
@@ -35,30 +35,36 @@ def prepare(worker: Worker) -> None:
 
 
 def work() -> None:
-    """Claim and execute runs until none is pending, or until some seconds have passed and RQ wants to look after itself."""
+    """Claim and execute runs, and wait for more, until some seconds have passed and RQ wants to look after itself."""
     worker = _worker
     if worker is None:
         raise RuntimeError("executor.prepare() was not called in this process")
     worker.bell.answered()
     until = time.monotonic() + RETURN_AFTER_S
-    claim = _first(worker)
-    while claim is not None:
-        # A run that waits, or that somebody else has now, leaves its worker free for the others.
-        claim = drive(worker, claim, until=until) or (_first(worker) if time.monotonic() < until else None)
+    _drain(worker, until=until, told=False)
+    while worker.wake_ups is not None and worker.wake_ups.wait(until):
+        _drain(worker, until=until, told=True)
     if not worker.stopping.is_set() and time.monotonic() >= until:
         worker.bell.wake_workers()
 
 
-def _first(worker: Worker) -> runs.Claim | None:
+def _drain(worker: Worker, *, until: float, told: bool) -> None:
+    """Claim and execute runs until none is pending, or until then."""
+    claim = _first(worker, told=told)
+    while claim is not None:
+        # A run that waits, or that somebody else has now, leaves its worker free for the others.
+        claim = drive(worker, claim, until=until) or (_first(worker) if time.monotonic() < until else None)
+
+
+def _first(worker: Worker, *, told: bool = False) -> runs.Claim | None:
     """Claim a run, and wake one more worker where others wait."""
     if worker.stopping.is_set():
         return None
-    claim = runs.claim(worker.box, owner=worker.owner, now=clock.now())
+    claim = runs.claim(worker.box, owner=worker.owner, now=clock.now(), told=told)
     if claim is not None:
         crashpoints.reach("claimed")
-        with worker.box.database.read() as connection:
-            if runs.any_pending(connection):
-                worker.bell.wake_workers()
+        if claim.others:
+            worker.bell.wake_workers()
     return claim
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from orqo import clock, flow, outbound, runs
 from orqo.config import Config
+from orqo.hearing import WakeUps
 from orqo.queue import Bell
 from orqo.secretstore import SecretStore
 
@@ -20,7 +21,10 @@ KINDS_WITH_FILES = ("command", "script")
 
 @dataclass
 class Worker:
-    """What one worker process works with. `held` is the claim under way, which the renewing thread looks at."""
+    """What one worker process works with. `held` is the claim under way, which the renewing thread looks at.
+
+    Without `wake_ups` the job ends where nothing is pending; with them it stays for what comes next.
+    """
 
     box: runs.Box
     config: Config
@@ -29,6 +33,7 @@ class Worker:
     secrets: SecretStore
     owner: str
     stopping: threading.Event
+    wake_ups: WakeUps | None = None
     held: Held | None = None
     on_renew: Any = None
 

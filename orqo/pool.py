@@ -163,7 +163,7 @@ def _stop(children: list[Child], within_s: float) -> None:
 def _work(config: Config, key: bytes, secrets: SecretStore) -> None:
     """Be an RQ worker."""
     descendants.become_subreaper()
-    bell = Bell.of(config, key)
+    bell, stopping = Bell.of(config, key), threading.Event()
     worker = executor.Worker(
         box=_box(config, key),
         config=config,
@@ -171,7 +171,8 @@ def _work(config: Config, key: bytes, secrets: SecretStore) -> None:
         client=_client(config),
         secrets=secrets,
         owner=leases.owner(),
-        stopping=threading.Event(),
+        stopping=stopping,
+        wake_ups=bell.wake_ups(stopping),
     )
     executor.prepare(worker)
     executor.start_renewing(worker)
@@ -180,7 +181,7 @@ def _work(config: Config, key: bytes, secrets: SecretStore) -> None:
         worker.on_renew = lambda: queue.beat(rq_worker)
 
     name = f"{socket.gethostname()}-{os.getpid()}"
-    queue.run_worker(bell, name=name, stopping=worker.stopping, on_start=on_start)
+    queue.run_worker(bell, name=name, stopping=stopping, wake_ups=worker.wake_ups, on_start=on_start)
 
 
 def _dispatch(config: Config, key: bytes, secrets: SecretStore) -> None:

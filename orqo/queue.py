@@ -1,4 +1,4 @@
-"""Redis and RQ: waking workers, telling the dispatcher, and the worker class. Beside redisurl the only module that imports either.
+"""Redis and RQ: waking workers, telling the dispatcher, and the worker class. The bell's other ends are in hearing.py.
 
 Owns what lies in Redis, none of which matters: the database is the truth, and losing all of Redis costs seconds. Redis
 being down is an answer here, never an exception.
@@ -7,31 +7,28 @@ being down is an answer here, never an exception.
 from __future__ import annotations
 
 import logging
+import secrets as random_tokens
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from redis import Redis
-from redis.backoff import NoBackoff
-from redis.client import PubSub
 from redis.exceptions import RedisError
-from redis.retry import Retry
 from rq import Queue, SimpleWorker
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from orqo import redisurl
 from orqo.config import Config
+from orqo.hearing import Ends, Notices, WakeUps
+from orqo.redisurl import quick_client
 from orqo.ringing import Soon
 from orqo.secretstore import key_check
 
 log = logging.getLogger(__name__)
 
 WORK = "orqo.executor.work"
-TIMEOUT_S = 0.25
 BREAKER_S = 1.0
 WAKE_UP_EXPIRES_S = 5
 # One would do; the others are for what somebody else put before ours.
@@ -39,7 +36,6 @@ WAITING_MAX = 8
 FAILURE_TTL_S = 60
 WORKER_TTL_S = 20
 WORKER_FRESH_S = 60
-PAUSE_FIRST_S, PAUSE_MAX_S = 0.05, 0.5
 
 
 class WakeUp(Job):
@@ -61,11 +57,6 @@ class WakeUp(Job):
 
     def send_webhooks(self, *_: object, **__: object) -> None:
         """Send nothing: RQ's own webhooks would take their addresses from Redis."""
-
-
-def quick_client(url: str) -> Redis:
-    """Make a client that gives up after 0.25 s: the defaults block for 4 s and more when Redis is gone."""
-    return redisurl.client(url, retry=Retry(NoBackoff(), 0), socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)
 
 
 def redis_url(config: Config) -> str:
@@ -92,6 +83,7 @@ class Bell:
         self._queue = Queue(self.queue_name, connection=self._client, serializer=JSONSerializer, job_class=WakeUp)
         self._flag = f"{self.queue_name}:wake-up"
         self._channel = f"{self.queue_name}:notice"
+        self._hand = f"{self.queue_name}:hand"
         self._silent_until = 0.0
         self._waking = Soon(lambda: bool(self._try(self._wake)), name="wake")
 
@@ -101,7 +93,7 @@ class Bell:
         return cls(redis_url(config), key_check(key)[:12])
 
     def wake_workers(self) -> bool:
-        """Enqueue a wake-up unless one is outstanding; False where Redis cannot be reached: the sweep wakes later."""
+        """Wake one worker unless a wake-up is outstanding; False where Redis cannot be reached: the sweep wakes later."""
         return self._try(self._wake) is not None
 
     def wake_workers_soon(self) -> None:
@@ -109,7 +101,9 @@ class Bell:
         self._waking.ask()
 
     def _wake(self) -> bool:
-        """Tell whether there was none outstanding."""
+        """Tell whether there was none outstanding. One that listens within its job is woken itself, else RQ wakes one."""
+        if self._handed_over():
+            return True
         # The flag's expiry is what heals a wake-up that was lost on its way.
         if not self._client.set(self._flag, b"1", nx=True, ex=WAKE_UP_EXPIRES_S):
             return False
@@ -117,6 +111,22 @@ class Bell:
         if self._client.llen(self._queue.key) < WAITING_MAX:
             self._queue.enqueue(WORK, job_timeout=-1, result_ttl=0, failure_ttl=FAILURE_TTL_S)
         return True
+
+    def _handed_over(self) -> bool:
+        """Put a wake-up where workers listen within their job; what none of them took at once is taken back."""
+        wake_up = random_tokens.token_hex(8)
+        put = self._client.pipeline(transaction=False)
+        put.rpush(self._hand, wake_up)
+        put.lrem(self._hand, 1, wake_up)
+        return bool(put.execute()[1] == 0)
+
+    def wake_ups(self, stopping: threading.Event) -> WakeUps:
+        """Give what a worker hears the next wake-up with while it is within its job."""
+        return WakeUps(self.url, self._hand, stopping)
+
+    def notices(self) -> Notices:
+        """Give the dispatcher's end of `notify`."""
+        return Notices(self.url, self._channel)
 
     def answered(self) -> None:
         """Say that a wake-up arrived, so that the next accept rings again."""
@@ -177,64 +187,6 @@ def _aware(moment: datetime) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-class Notices:
-    """The dispatcher's end of `Bell.notify`. For one thread."""
-
-    def __init__(self, bell: Bell) -> None:
-        self._bell = bell
-        self._subscription: PubSub | None = None
-
-    def wait(self, timeout_s: float) -> bool:
-        """Wait until something is told or the time is over; tells which. Without Redis the time simply passes."""
-        try:
-            if self._subscription is None:
-                self._subscription = quick_client(self._bell.url).pubsub(ignore_subscribe_messages=True)
-                self._subscription.subscribe(self._bell._channel)
-            return self._subscription.get_message(timeout=timeout_s) is not None
-        except (RedisError, OSError):
-            self._subscription = None
-            time.sleep(timeout_s)
-            return False
-
-
-class Ends:
-    """The other end of `Bell.ended`, for one run and one thread. Without Redis the time passes, the first times little of it."""
-
-    def __init__(self, url: str, channel: str) -> None:
-        self._client = quick_client(url)
-        self._subscription: PubSub | None = None
-        self._channel = channel
-        self._pause_s = PAUSE_FIRST_S
-
-    def __enter__(self) -> Ends:
-        try:
-            subscription = self._client.pubsub()
-            subscription.subscribe(self._channel)
-            # What Redis confirms: from here on nothing that is told is missed.
-            if subscription.get_message(timeout=TIMEOUT_S) is not None:
-                self._subscription = subscription
-        except (RedisError, OSError):
-            self._subscription = None
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with suppress(RedisError, OSError):
-            if self._subscription is not None:
-                self._subscription.close()
-            self._client.close()
-
-    def wait(self, timeout_s: float) -> None:
-        """Return when the run's end is told, or after the time at the latest."""
-        try:
-            if self._subscription is not None:
-                self._subscription.get_message(timeout=timeout_s)
-                return
-        except (RedisError, OSError):
-            self._subscription = None
-        time.sleep(min(timeout_s, self._pause_s))
-        self._pause_s = min(self._pause_s * 1.5, PAUSE_MAX_S)
-
-
 class Worker(SimpleWorker):
     """RQ's worker without a fork for each job: a stage's isolation is its own process.
 
@@ -245,8 +197,8 @@ class Worker(SimpleWorker):
     log_result_lifespan = False
     job_class = WakeUp
 
-    def __init__(self, bell: Bell, *, name: str, stopping: threading.Event) -> None:
-        self.stopping, self.bell = stopping, bell
+    def __init__(self, bell: Bell, *, name: str, stopping: threading.Event, wake_ups: WakeUps | None = None) -> None:
+        self.stopping, self.bell, self._wake_ups = stopping, bell, wake_ups
         super().__init__(
             [bell.queue_name],
             name=name,
@@ -263,6 +215,8 @@ class Worker(SimpleWorker):
         """Let the job under way know, then stop as RQ does."""
         self.stopping.set()
         super().request_stop(signum, frame)
+        if self._wake_ups is not None:
+            self._wake_ups.interrupt()
 
     def set_shutdown_requested_date(self) -> None:
         """Write nothing: this runs within the signal's handler, and with Redis gone its fault would be raised into a stage."""
@@ -276,10 +230,10 @@ class Worker(SimpleWorker):
         """Ignore further signals: the supervisor's time-out, not a second signal, ends a stage that will not end."""
 
 
-def run_worker(bell: Bell, *, name: str, stopping: threading.Event, on_start: Callable[[Worker], None]) -> None:
+def run_worker(bell: Bell, *, name: str, stopping: threading.Event, wake_ups: WakeUps | None, on_start: Callable[[Worker], None]) -> None:
     """Work until told to stop or until RQ gives up, as it does when Redis is lost; the caller starts it again."""
     try:
-        worker = Worker(bell, name=name, stopping=stopping)
+        worker = Worker(bell, name=name, stopping=stopping, wake_ups=wake_ups)
         on_start(worker)
         worker.work(logging_level="WARNING")
     except (RedisError, OSError) as fault:

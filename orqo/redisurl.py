@@ -9,10 +9,13 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 SENTINEL = "+sentinel://"
 SENTINEL_PORT = 26379
+TIMEOUT_S = 0.25
 
 
 def client(url: str, **options: Any) -> Redis:
@@ -36,6 +39,11 @@ def client(url: str, **options: Any) -> Redis:
     sentinel = Sentinel([_address(each) for each in hosts.split(",")], sentinel_kwargs=shared | of_both | of_sentinels)
     master: Redis = sentinel.master_for(unquote(name), **shared, **of_both, **_login(user), db=int(database or 0))
     return master
+
+
+def quick_client(url: str) -> Redis:
+    """Make a client that gives up after 0.25 s: the defaults block for 4 s and more when Redis is gone."""
+    return client(url, retry=Retry(NoBackoff(), 0), socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)
 
 
 def _address(text: str) -> tuple[str, int]:

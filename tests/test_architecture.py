@@ -21,7 +21,7 @@ LEVELS = [
         "vendors payload yamlfile inputschema cron shape places description",
         "webhookrules waitrules simulationrules decisionrules rules pinned definition workflowfiles models "
         "turns sharing ringing prepared db metrics leases facts flow artifacts processes valkey supervisor serve",
-        "deadline dial outgoing outbound secretstore redisurl queue tokens",
+        "deadline dial outgoing outbound secretstore redisurl hearing queue tokens",
         "stages workflows triggers callbacks slots deliveries attempts runs schedules requestlog hooks "
         "replays apply folder instance retention backup copying clockstep received people listings "
         "inspection overview catalog trial simulation",
@@ -32,7 +32,7 @@ LEVELS = [
 PEERS_THAT_NEVER_MEET = {"api", "dashboard", "cli", "executor", "dispatcher"}
 FLASK = {"orqo", "app", "api", "dashboard", "site", "problems", "assembly"}
 OWNERS = {
-    "redis": {"queue", "redisurl"},
+    "redis": {"queue", "redisurl", "hearing"},
     "rq": {"queue"},
     "requests": {"outbound", "dial", "deadline", "outgoing"},
     "urllib3": {"outbound", "dial", "deadline", "outgoing"},

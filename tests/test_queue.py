@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from orqo import clock, executor, queue, valkey
-from orqo.queue import Bell, Notices
+from orqo.queue import Bell
 from support import TestBox, wait_for
 
 marks: list[Any] = []
@@ -97,6 +99,102 @@ def test_boxes_that_share_a_redis_do_not_hear_each_other(box: TestBox) -> None:
     other.close()
 
 
+# ── a worker that listens within its job ────────────────────────────────────────────────────────────────────────────
+
+
+def listening(bell: Bell, count: int = 1, *, for_s: float = 5.0) -> list[Future[bool]]:
+    """Let so many wait for a wake-up, each in a thread; returns as soon as all do."""
+    pool = ThreadPoolExecutor(count)
+    heard = [pool.submit(bell.wake_ups(threading.Event()).wait, time.monotonic() + for_s) for _ in range(count)]
+    pool.shutdown(wait=False)
+    with Redis.from_url(bell.url) as redis:
+        wait_for(lambda: redis.info("clients")["blocked_clients"] >= count)  # type: ignore[index]
+    return heard
+
+
+def hands(bell: Bell) -> int:
+    with Redis.from_url(bell.url) as redis:
+        return int(redis.llen(f"{bell.queue_name}:hand"))  # type: ignore[arg-type]
+
+
+def test_who_listens_is_woken_without_a_job_of_rqs(server: tuple[subprocess.Popen[bytes], Bell]) -> None:
+    _, bell = server
+    [heard] = listening(bell)
+
+    assert bell.wake_workers()
+
+    assert heard.result(timeout=5) is True
+    assert (waiting(bell), hands(bell)) == (0, 0)
+
+
+def test_a_wake_up_wakes_one_who_listens(server: tuple[subprocess.Popen[bytes], Bell]) -> None:
+    _, bell = server
+    heard = listening(bell, 3, for_s=1.5)
+
+    bell.wake_workers()
+
+    assert sorted(each.result(timeout=5) for each in heard) == [False, False, True]
+    assert waiting(bell) == 0
+
+
+def test_threads_that_ring_at_once_where_nobody_listens_leave_one_job_and_nothing_else(box: TestBox) -> None:
+    for _ in range(20):
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(lambda _: box.bell.wake_workers(), range(8)))
+
+        assert (waiting(box.bell), hands(box.bell)) == (1, 0)
+        with Redis.from_url(box.bell.url) as redis:
+            redis.delete(f"rq:queue:{box.bell.queue_name}", f"{box.bell.queue_name}:wake-up")
+
+
+def test_a_signal_ends_the_wait(box: TestBox) -> None:
+    stopping = threading.Event()
+    wake_ups = box.bell.wake_ups(stopping)
+
+    def stop(*_: object) -> None:
+        stopping.set()
+        wake_ups.interrupt()
+
+    kept = signal.signal(signal.SIGUSR1, stop)
+    try:
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+        began = time.monotonic()
+        heard = [wake_ups.wait(began + 4), wake_ups.wait(began + 4)]
+    finally:
+        signal.signal(signal.SIGUSR1, kept)
+
+    assert heard == [False, False]
+    assert time.monotonic() - began < 3
+
+
+def test_a_redis_that_ends_ends_the_wait(server: tuple[subprocess.Popen[bytes], Bell]) -> None:
+    process, bell = server
+    [heard] = listening(bell)
+
+    process.kill()
+
+    assert heard.result(timeout=3) is False
+
+
+def test_a_worker_stays_in_its_job_for_what_comes_next(box: TestBox, worker: executor.Worker) -> None:
+    worker.wake_ups = box.bell.wake_ups(worker.stopping)
+    working = threading.Thread(target=executor.work)
+    working.start()
+    with Redis.from_url(box.bell.url) as redis:
+        wait_for(lambda: redis.info("clients")["blocked_clients"] >= 1)  # type: ignore[index]
+
+    for _ in range(3):
+        run_id = box.accept()
+        box.bell.wake_workers()
+        wait_for(lambda wanted=run_id: box.run(wanted)["status"] == "completed")  # type: ignore[misc]
+
+    assert waiting(box.bell) == 0
+    worker.stopping.set()
+    box.bell.wake_workers()
+    working.join(timeout=5)
+    assert not working.is_alive()
+
+
 # ── Redis away ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -156,7 +254,7 @@ def test_without_a_setting_the_embedded_servers_note_is_read(box: TestBox, setti
 
 
 def test_a_notice_wakes_whoever_waits(box: TestBox) -> None:
-    notices = Notices(box.bell)
+    notices = box.bell.notices()
     notices.wait(0.05)
     threading.Timer(0.1, box.bell.notify).start()
     began = time.monotonic()
@@ -169,7 +267,7 @@ def test_a_notice_wakes_whoever_waits(box: TestBox) -> None:
 
 def test_without_a_notice_or_without_redis_the_time_passes(box: TestBox, tmp_path: Path) -> None:
     nobody = Bell(f"unix://{tmp_path}/nobody", "test")
-    for notices in (Notices(box.bell), Notices(nobody)):
+    for notices in (box.bell.notices(), nobody.notices()):
         # The first one subscribes.
         notices.wait(0.01)
         began = time.monotonic()

@@ -12,7 +12,7 @@ from flask import request
 
 from orqo import call, runs
 from orqo.api.site import Site
-from orqo.queue import Ends
+from orqo.hearing import Ends
 
 # A run that its worker does not tell of (stopped from outside, Redis down) is found by looking this often.
 LOOK_S = 0.5

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -47,15 +48,20 @@ ENTER = insert(STAGES).returning(STAGES)
 CHANGE_STAGE = update(STAGES).where(STAGES.c.id == bindparam("stage_id")).returning(STAGES)
 
 
-def claim(box: Box, *, owner: str, now: datetime) -> Claim | None:
-    """Take the oldest pending run under a lease and start its stage, one commit; None where nothing is pending."""
-    with box.database.read() as connection:
-        if not any_pending(connection):
-            return None
+def claim(box: Box, *, owner: str, now: datetime, told: bool = False) -> Claim | None:
+    """Take the oldest pending run under a lease and start its stage, one commit; None where nothing is pending.
+
+    Whoever was `told` that there is one asks for the write lock at once, which a look before would otherwise spare.
+    """
+    if not told:
+        with box.database.read() as connection:
+            if not any_pending(connection):
+                return None
     with box.database.transaction() as connection:
         claimed = claim_next(box, connection, owner=owner, now=now)
+        others = claimed is not None and any_pending(connection)
         crashpoints.reach("claim-before-commit")
-    return claimed
+    return replace(claimed, others=others) if claimed is not None else None
 
 
 def any_pending(connection: Connection) -> bool:

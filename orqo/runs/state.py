@@ -134,7 +134,7 @@ class Claim:
 
     `ended` is what ended the stage's wait, where it has waited. Until `leased_until`, by this machine's own boot clock and
     whatever clock the database has, nobody else can have taken the run over. `went_on` says that a stage was passed under
-    this claim, so that the workers which were lost before no longer count.
+    this claim, so that the workers which were lost before no longer count. `others`: more runs waited to be claimed then.
     """
 
     run: Row[Any]
@@ -145,6 +145,7 @@ class Claim:
     leased_until: float
     ended: WaitEnd | None = None
     went_on: bool = False
+    others: bool = False
 
     @property
     def held(self) -> dict[str, int]:
