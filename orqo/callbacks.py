@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Row, Table, bindparam, exists, func, insert, 
 from orqo import clock, jsontext, lookup
 from orqo.definition import CallbackDefinition
 from orqo.errors import Conflict, NotFound
-from orqo.models import Attempt, Callback, Delivery, DeliveryStatus
+from orqo.models import Attempt, Callback, Delivery, DeliveryStatus, spelled
 from orqo.outgoing import shown_template
 
 OUTPUT_MAX_BYTES = 65536
@@ -41,7 +41,7 @@ CONFIGURED = (
 NEWEST_SEQUENCE = select(func.max(Delivery.sequence)).where(Delivery.run_id == bindparam("run_id"))
 IS_EARLIER_PENDING = select(
     exists().where(
-        Delivery.run_id == bindparam("run_id"), Delivery.channel == bindparam("channel"), Delivery.status == DeliveryStatus.PENDING
+        Delivery.run_id == bindparam("run_id"), Delivery.channel == bindparam("channel"), Delivery.status == spelled(DeliveryStatus.PENDING)
     )
 )
 

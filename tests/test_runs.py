@@ -14,6 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from orqo import clock, db, flow, leases, runs, workflows
 from orqo.errors import Conflict, Invalid, NotFound, Unavailable
 from orqo.models import RunStatus
+from orqo.runs import claiming, state
 from support import TestBox, lease_seconds, sqlite_only
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -727,3 +728,26 @@ def test_a_status_that_contradicts_itself_is_refused_by_the_database(box: TestBo
     for contradiction in ("status = 'running'", "status = 'completed'", "status = 'failed', finished_at = 'x'", "status = 'lost'"):
         with pytest.raises(IntegrityError):
             change(box, f"UPDATE runs SET {contradiction} WHERE id = :id", id=run_id)
+
+
+# ── what a look costs ───────────────────────────────────────────────────────────────────────────────────────────────
+
+BY_HEAD = "SEARCH runs USING COVERING INDEX runs_pending (claims=?)"
+BY_ID = "SEARCH runs USING INTEGER PRIMARY KEY (rowid=?)"
+
+
+@sqlite_only
+@pytest.mark.parametrize(
+    ("statement", "way"),
+    [(claiming.HEADS_LOCKED, BY_HEAD), (claiming.HEADS, BY_HEAD), (claiming.TAKE, BY_ID), (state.CHANGE_HELD.values(wake_at=None), BY_ID)],
+    ids=["whose turn it is", "whether any waits", "the run taken", "the run held"],
+)
+def test_a_look_costs_the_same_however_many_wait(box: TestBox, statement: Any, way: str) -> None:
+    with box.database.read() as connection:
+        compiled = statement.compile(dialect=connection.dialect)
+        unknown = tuple(None for _ in compiled.positiontup)
+        plan = [row[-1] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {compiled}", unknown)]
+
+    assert {step for step in plan if not step.startswith(("SCAN CONSTANT", "SCALAR"))} == {way}
+    # A status that is a parameter of the condition has SQLite plan the statement anew each time.
+    assert "status = ?" not in str(compiled).partition("WHERE")[2]

@@ -11,12 +11,12 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, exists, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
 from orqo import clock, crashpoints, facts, flow
 from orqo.definition import Definition, StageDefinition
-from orqo.models import Reason, RunStatus, StageStatus
+from orqo.models import Reason, RunStatus, StageStatus, spelled
 from orqo.runs import result, waiting
 from orqo.runs.ending import end, end_without_word, stage_rows
 from orqo.runs.state import CHANGE_HELD, LEASE_S, RUNS, STAGES, Box, Claim, LeaseLost, Output
@@ -24,15 +24,21 @@ from orqo.runs.state import CHANGE_HELD, LEASE_S, RUNS, STAGES, Box, Claim, Leas
 log = logging.getLogger(__name__)
 
 CLAIMS_MAX = 5
-FREE = (RUNS.c.status == RunStatus.PENDING, RUNS.c.held == 0)
-IS_ANY_FREE = select(exists().where(*FREE))
-ANY_HEAD = select(RUNS.c.id).where(*FREE).order_by(RUNS.c.claims, RUNS.c.id).limit(1).with_for_update(skip_locked=True)
+FREE = (RUNS.c.status == spelled(RunStatus.PENDING), RUNS.c.held == spelled(0))
 # So many that were accepted after it go before a run that cost two workers or more.
 PASSED_BY = 50
-HEADS = select(*(ANY_HEAD.where(wanted).scalar_subquery() for wanted in (RUNS.c.claims == 0, RUNS.c.claims == 1, RUNS.c.claims > 1)))
+# One look for each number of claims that a pending run can have (the claim beyond ends it): with `claims > 1`, or with none of
+# them, SQLite would read all that is pending, and all that is held back.
+OLDEST = [
+    select(RUNS.c.id).where(*FREE, RUNS.c.claims == spelled(claims)).order_by(RUNS.c.claims, RUNS.c.id).limit(spelled(1))
+    for claims in range(CLAIMS_MAX + 1)
+]
+HEADS = select(*(oldest.scalar_subquery() for oldest in OLDEST))
+# Two workers on PostgreSQL pass each other by.
+HEADS_LOCKED = select(*(oldest.with_for_update(skip_locked=True).scalar_subquery() for oldest in OLDEST))
 TAKE = (
     update(RUNS)
-    .where(RUNS.c.id == bindparam("wanted_id"), RUNS.c.status == RunStatus.PENDING)
+    .where(RUNS.c.id == bindparam("wanted_id"), RUNS.c.status == spelled(RunStatus.PENDING))
     .values(
         status=RunStatus.RUNNING,
         started_at=func.coalesce(RUNS.c.started_at, bindparam("now")),
@@ -66,7 +72,7 @@ def claim(box: Box, *, owner: str, now: datetime, told: bool = False) -> Claim |
 
 def any_pending(connection: Connection) -> bool:
     """Tell whether a run waits to be claimed."""
-    return bool(connection.execute(IS_ANY_FREE).scalar())
+    return any(head is not None for head in connection.execute(HEADS).one())
 
 
 def claim_next(box: Box, connection: Connection, *, owner: str, now: datetime) -> Claim | None:
@@ -153,9 +159,10 @@ def _next_pending(connection: Connection) -> int | None:
     """Give the run whose turn it is: the oldest, but one that cost two workers or more only after some that came later.
 
     One that kills every worker must not hold up the others, nor wait for ever where there are always others; one that lost a
-    single worker keeps its place. The index has (claims, id): three looks at its heads, whatever the queue's length.
+    single worker keeps its place. The index has (claims, id): a few looks at its heads, whatever the queue's length.
     """
-    heads = zip(connection.execute(HEADS).one(), (0, 0, PASSED_BY), strict=True)
+    fresh, once, *often = connection.execute(HEADS_LOCKED).one()
+    heads = [(fresh, 0), (once, 0), (next(filter(None, often), None), PASSED_BY)]
     places = [(run_id + passed_by, passed_by, run_id) for run_id, passed_by in heads if run_id is not None]
     return min(places)[-1] if places else None
 

@@ -14,12 +14,12 @@ from sqlalchemy import Connection, Row, bindparam, delete, func, select, update
 
 from orqo import callbacks, clock, facts, flow, metrics
 from orqo.definition import Definition
-from orqo.models import TERMINAL, Reason, RunStatus, StageStatus, WaitStatus
+from orqo.models import TERMINAL, Reason, RunStatus, StageStatus, WaitStatus, spelled
 from orqo.runs import concurrency
 from orqo.runs.state import IS_HELD, NO_LEASE, RUNS, STAGES, WAITS, Box, LeaseLost, Output
 
 END_HELD = update(RUNS).where(*IS_HELD)
-END = update(RUNS).where(RUNS.c.id == bindparam("alive_id"), RUNS.c.status.not_in(TERMINAL))
+END = update(RUNS).where(RUNS.c.id == bindparam("alive_id"), RUNS.c.status.not_in([spelled(status) for status in TERMINAL]))
 HISTORY = select(STAGES).where(STAGES.c.run_id == bindparam("run_id")).order_by(STAGES.c.sequence)
 
 
