@@ -21,6 +21,7 @@ from orqo.definition import CallbackDefinition
 from orqo.errors import Conflict, NotFound
 from orqo.models import Attempt, Callback, Delivery, DeliveryStatus, spelled
 from orqo.outgoing import shown_template
+from orqo.prepared import Prepared, Writing
 
 OUTPUT_MAX_BYTES = 65536
 REMOVED = "The callback was removed while it was paused."
@@ -29,7 +30,7 @@ NOT_PAUSED = {"paused_at": None, "pause_reason": None, "failing_since": None}
 EVENTS = ("completed", "failed", "stopped", "output", "waiting")
 Listeners = Sequence[Row[Any]]
 DELIVERIES = cast(Table, Delivery.__table__)
-CONFIGURED = (
+CONFIGURED = Prepared(
     select(Callback.__table__)
     .where(
         Callback.workflow_id == bindparam("workflow_id"),
@@ -38,12 +39,19 @@ CONFIGURED = (
     )
     .order_by(Callback.id)
 )
-NEWEST_SEQUENCE = select(func.max(Delivery.sequence)).where(Delivery.run_id == bindparam("run_id"))
-IS_EARLIER_PENDING = select(
-    exists().where(
-        Delivery.run_id == bindparam("run_id"), Delivery.channel == bindparam("channel"), Delivery.status == spelled(DeliveryStatus.PENDING)
+NEWEST_SEQUENCE = Prepared(select(func.max(Delivery.sequence).label("newest")).where(Delivery.run_id == bindparam("run_id")))
+IS_EARLIER_PENDING = Prepared(
+    select(
+        exists()
+        .where(
+            Delivery.run_id == bindparam("run_id"),
+            Delivery.channel == bindparam("channel"),
+            Delivery.status == spelled(DeliveryStatus.PENDING),
+        )
+        .label("found")
     )
 )
+WRITE = Writing(insert(DELIVERIES))
 
 
 @dataclass(frozen=True)
@@ -125,7 +133,7 @@ def _columns(callback: CallbackDefinition) -> dict[str, Any]:
 
 def listeners(connection: Connection, workflow_id: int, trigger_id: int | None) -> Listeners:
     """Give the callbacks that the events of one workflow's runs go to, its own and those of the trigger that started them."""
-    return connection.execute(CONFIGURED, {"workflow_id": workflow_id, "trigger_id": trigger_id}).all()
+    return CONFIGURED.all(connection, {"workflow_id": workflow_id, "trigger_id": trigger_id})
 
 
 def is_wanted(to: Listeners, requested: Sequence[Mapping[str, Any]], event: str) -> bool:
@@ -175,14 +183,14 @@ def _configured(row: Row[Any]) -> _Target:
 
 
 def _next_sequence(connection: Connection, run_id: int) -> int:
-    return (connection.execute(NEWEST_SEQUENCE, {"run_id": run_id}).scalar() or 0) + 1
+    return int(NEWEST_SEQUENCE.first(connection, {"run_id": run_id}).newest or 0) + 1
 
 
 def _write(connection: Connection, event: Event, target: _Target, *, sequence: int, now: datetime) -> bool:
     """Write one delivery; tells whether it can be sent now, not after an earlier one or a pause."""
     moment = clock.to_text(now)
     same = {"run_id": event.run["id"], "channel": target.channel}
-    sendable = not target.paused and not connection.execute(IS_EARLIER_PENDING, same).scalar()
+    sendable = not target.paused and not IS_EARLIER_PENDING.first(connection, same).found
     values = {
         "webhook_id": f"msg_{random_tokens.token_urlsafe(18)}",
         "run_id": event.run["id"],
@@ -201,7 +209,7 @@ def _write(connection: Connection, event: Event, target: _Target, *, sequence: i
     except (lookup.LookupFailed, ValueError) as fault:
         _write_dead(connection, values, target, fault, moment)
         return False
-    connection.execute(insert(DELIVERIES), values | rendered)
+    WRITE.change(connection, values | rendered)
     return sendable
 
 

@@ -1,13 +1,13 @@
-"""Statements of the accept path, written with SQLAlchemy and compiled once, and given to SQLite's driver as they are then.
+"""Statements of the hot path, written with SQLAlchemy and compiled once, and given to SQLite's driver as they are then.
 
-SQLAlchemy takes 20 to 30 µs of a statement whatever it does, the driver 2; a request that starts a run needs half a dozen.
+SQLAlchemy takes 20 to 30 µs of a statement whatever it does, the driver 2; to accept, claim and finish a run takes a dozen.
 Owns nothing but that. On PostgreSQL they go the usual way.
 """
 
 from __future__ import annotations
 
-from collections import namedtuple
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, cast
 
 from sqlalchemy import Connection, Dialect, Executable
@@ -18,7 +18,7 @@ class Prepared:
     """One statement that takes the `names` as parameters; each column of its result is an attribute of a row."""
 
     def __init__(self, statement: Executable, *names: str) -> None:
-        self._statement, self._names = statement, names
+        self.statement, self._names = statement, names
         self._sql = ""
         self._fixed: dict[str, Any] = {}
         self._order: tuple[str, ...] = ()
@@ -27,30 +27,79 @@ class Prepared:
     def first(self, connection: Connection, parameters: Mapping[str, Any]) -> Any:
         """Execute it and give the first row, None where there is none."""
         if connection.dialect.name != "sqlite":
-            return connection.execute(self._statement, dict(parameters)).first()
+            return connection.execute(self.statement, dict(parameters)).first()
         driver = connection.connection.dbapi_connection
         return self.first_of(driver, connection.dialect, parameters)
 
+    def all(self, connection: Connection, parameters: Mapping[str, Any]) -> Sequence[Any]:
+        """Execute it and give all rows."""
+        if connection.dialect.name != "sqlite":
+            return connection.execute(self.statement, dict(parameters)).all()
+        cursor = self._executed(connection.connection.dbapi_connection, connection.dialect, parameters)
+        made = self._row or self._learn(cursor)
+        return [made(found) for found in cursor.fetchall()]
+
+    def change(self, connection: Connection, parameters: Mapping[str, Any]) -> int:
+        """Execute it and tell how many rows it changed."""
+        if connection.dialect.name != "sqlite":
+            return connection.execute(self.statement, dict(parameters)).rowcount
+        return int(self._executed(connection.connection.dbapi_connection, connection.dialect, parameters).rowcount)
+
     def first_of(self, driver: Any, dialect: Dialect, parameters: Mapping[str, Any]) -> Any:
-        """Do so on a connection of SQLite's driver. Raises what SQLAlchemy would."""
+        """Do what `first` does on a connection of SQLite's driver. Raises what SQLAlchemy would."""
+        cursor = self._executed(driver, dialect, parameters)
+        found = cursor.fetchone()
+        if found is None:
+            return None
+        made = self._row or self._learn(cursor)
+        # A statement that was not read to its end would keep its snapshot.
+        cursor.close()
+        return made(found)
+
+    def _executed(self, driver: Any, dialect: Dialect, parameters: Mapping[str, Any]) -> Any:
         if not self._sql:
             self._compile(dialect)
         values = [parameters[name] if name in parameters else self._fixed[name] for name in self._order]
         base = cast(Any, dialect.loaded_dbapi).Error
         try:
-            cursor = driver.execute(self._sql, values)
-            found = cursor.fetchone()
+            return driver.execute(self._sql, values)
         except base as fault:
             raise DBAPIError.instance(self._sql, None, fault, base, hide_parameters=True, dialect=dialect) from fault
-        if found is None:
-            return None
-        if self._row is None:
-            self._row = cast(Any, namedtuple("Row", [column[0] for column in cursor.description]))._make
-        # A statement that was not read to its end would keep its snapshot.
-        cursor.close()
-        return self._row(found)
+
+    def _learn(self, cursor: Any) -> Callable[[Any], Any]:
+        self._row = made = _row_class([column[0] for column in cursor.description])
+        return made
 
     def _compile(self, dialect: Dialect) -> None:
-        compiled = cast(Any, self._statement).compile(dialect=dialect, column_keys=list(self._names) or None)
+        compiled = cast(Any, self.statement).compile(dialect=dialect, column_keys=list(self._names) or None)
         self._fixed, self._order = dict(compiled.params), tuple(compiled.positiontup)
         self._sql = str(compiled)
+
+
+class Writing:
+    """An INSERT or UPDATE whose columns come with the parameters: prepared once for each set of them that comes."""
+
+    def __init__(self, statement: Executable) -> None:
+        self.statement = statement
+        self._forms: dict[tuple[str, ...], Prepared] = {}
+
+    def first(self, connection: Connection, parameters: Mapping[str, Any]) -> Any:
+        """Execute it and give the first row that it returns, None where there is none."""
+        return self._form(parameters).first(connection, parameters)
+
+    def change(self, connection: Connection, parameters: Mapping[str, Any]) -> int:
+        """Execute it and tell how many rows it changed."""
+        return self._form(parameters).change(connection, parameters)
+
+    def _form(self, parameters: Mapping[str, Any]) -> Prepared:
+        names = tuple(parameters)
+        if names not in self._forms:
+            self._forms[names] = Prepared(self.statement, *names)
+        return self._forms[names]
+
+
+def _row_class(names: Sequence[str]) -> Callable[[Any], Any]:
+    """Make the class of a result's rows, which are read as SQLAlchemy's are: by attribute, by position, as a `_mapping`."""
+    fields: dict[str, Any] = {name: property(itemgetter(place)) for place, name in enumerate(names)}
+    as_mapping = property(lambda row: dict(zip(names, row, strict=True)))
+    return type("Row", (tuple,), {"__slots__": (), **fields, "_mapping": as_mapping})

@@ -739,7 +739,12 @@ BY_ID = "SEARCH runs USING INTEGER PRIMARY KEY (rowid=?)"
 @sqlite_only
 @pytest.mark.parametrize(
     ("statement", "way"),
-    [(claiming.HEADS_LOCKED, BY_HEAD), (claiming.HEADS, BY_HEAD), (claiming.TAKE, BY_ID), (state.CHANGE_HELD.values(wake_at=None), BY_ID)],
+    [
+        (claiming.HEADS_LOCKED.statement, BY_HEAD),
+        (claiming.HEADS.statement, BY_HEAD),
+        (claiming.TAKE.statement, BY_ID),
+        (state.CHANGE_HELD.statement.values(wake_at=None), BY_ID),  # type: ignore[attr-defined]
+    ],
     ids=["whose turn it is", "whether any waits", "the run taken", "the run held"],
 )
 def test_a_look_costs_the_same_however_many_wait(box: TestBox, statement: Any, way: str) -> None:

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 from sqlalchemy.exc import DBAPIError
@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from orqo import clock, crashpoints, facts, flow
 from orqo.definition import Definition, StageDefinition
 from orqo.models import Reason, RunStatus, StageStatus, spelled
+from orqo.prepared import Prepared, Writing
 from orqo.runs import result, waiting
 from orqo.runs.ending import end, end_without_word, stage_rows
 from orqo.runs.state import CHANGE_HELD, LEASE_S, RUNS, STAGES, Box, Claim, LeaseLost, Output
@@ -33,10 +34,10 @@ OLDEST = [
     select(RUNS.c.id).where(*FREE, RUNS.c.claims == spelled(claims)).order_by(RUNS.c.claims, RUNS.c.id).limit(spelled(1))
     for claims in range(CLAIMS_MAX + 1)
 ]
-HEADS = select(*(oldest.scalar_subquery() for oldest in OLDEST))
+HEADS = Prepared(select(*(oldest.scalar_subquery() for oldest in OLDEST)))
 # Two workers on PostgreSQL pass each other by.
-HEADS_LOCKED = select(*(oldest.with_for_update(skip_locked=True).scalar_subquery() for oldest in OLDEST))
-TAKE = (
+HEADS_LOCKED = Prepared(select(*(oldest.with_for_update(skip_locked=True).scalar_subquery() for oldest in OLDEST)))
+TAKE = Prepared(
     update(RUNS)
     .where(RUNS.c.id == bindparam("wanted_id"), RUNS.c.status == spelled(RunStatus.PENDING))
     .values(
@@ -50,8 +51,8 @@ TAKE = (
     )
     .returning(RUNS)
 )
-ENTER = insert(STAGES).returning(STAGES)
-CHANGE_STAGE = update(STAGES).where(STAGES.c.id == bindparam("stage_id")).returning(STAGES)
+ENTER = Writing(insert(STAGES).returning(STAGES))
+CHANGE_STAGE = Writing(update(STAGES).where(STAGES.c.id == bindparam("stage_id")).returning(STAGES))
 
 
 def claim(box: Box, *, owner: str, now: datetime, told: bool = False) -> Claim | None:
@@ -72,7 +73,7 @@ def claim(box: Box, *, owner: str, now: datetime, told: bool = False) -> Claim |
 
 def any_pending(connection: Connection) -> bool:
     """Tell whether a run waits to be claimed."""
-    return any(head is not None for head in connection.execute(HEADS).one())
+    return any(head is not None for head in HEADS.first(connection, {}))
 
 
 def claim_next(box: Box, connection: Connection, *, owner: str, now: datetime) -> Claim | None:
@@ -152,7 +153,7 @@ def _take(box: Box, connection: Connection, owner: str, now: datetime) -> Row[An
     if run_id is None:
         return None
     lease = {"lease_owner": owner, "lease_boot": reading.boot, "lease_until": reading.seconds + LEASE_S}
-    return connection.execute(TAKE, {"wanted_id": run_id, "now": clock.to_text(now), **lease}).one_or_none()
+    return cast("Row[Any] | None", TAKE.first(connection, {"wanted_id": run_id, "now": clock.to_text(now), **lease}))
 
 
 def _next_pending(connection: Connection) -> int | None:
@@ -161,7 +162,7 @@ def _next_pending(connection: Connection) -> int | None:
     One that kills every worker must not hold up the others, nor wait for ever where there are always others; one that lost a
     single worker keeps its place. The index has (claims, id): a few looks at its heads, whatever the queue's length.
     """
-    fresh, once, *often = connection.execute(HEADS_LOCKED).one()
+    fresh, once, *often = HEADS_LOCKED.first(connection, {})
     heads = [(fresh, 0), (once, 0), (next(filter(None, often), None), PASSED_BY)]
     places = [(run_id + passed_by, passed_by, run_id) for run_id, passed_by in heads if run_id is not None]
     return min(places)[-1] if places else None
@@ -208,12 +209,12 @@ def enter(
         "attempts": int(status == StageStatus.RUNNING),
         "started_at": clock.to_text(now),
     }
-    return connection.execute(ENTER, values).one()
+    return cast("Row[Any]", ENTER.first(connection, values))
 
 
 def change_stage(connection: Connection, stage_id: int, changes: Mapping[str, Any]) -> Row[Any]:
     """Write to one execution of a stage and give its row; the caller holds the run."""
-    return connection.execute(CHANGE_STAGE, {**changes, "stage_id": stage_id}).one()
+    return cast("Row[Any]", CHANGE_STAGE.first(connection, {**changes, "stage_id": stage_id}))
 
 
 def skip(
@@ -231,7 +232,7 @@ def renew(box: Box, claim: Claim, *, elapsed_ms: int) -> bool:
     with box.database.transaction() as connection:
         until = box.database.lease_clock(connection).seconds + LEASE_S
         renewed = {"lease_until": until, "running_ms": claim.run.running_ms + elapsed_ms}
-        row = connection.execute(CHANGE_HELD, renewed | claim.held).one_or_none()
+        row = CHANGE_HELD.first(connection, renewed | claim.held)
     if row is None:
         raise LeaseLost
-    return row.stop_requested_at is not None
+    return bool(row.stop_requested_at is not None)

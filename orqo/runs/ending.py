@@ -15,12 +15,13 @@ from sqlalchemy import Connection, Row, bindparam, delete, func, select, update
 from orqo import callbacks, clock, facts, flow, metrics
 from orqo.definition import Definition
 from orqo.models import TERMINAL, Reason, RunStatus, StageStatus, WaitStatus, spelled
+from orqo.prepared import Prepared, Writing
 from orqo.runs import concurrency
 from orqo.runs.state import IS_HELD, NO_LEASE, RUNS, STAGES, WAITS, Box, LeaseLost, Output
 
-END_HELD = update(RUNS).where(*IS_HELD)
-END = update(RUNS).where(RUNS.c.id == bindparam("alive_id"), RUNS.c.status.not_in([spelled(status) for status in TERMINAL]))
-HISTORY = select(STAGES).where(STAGES.c.run_id == bindparam("run_id")).order_by(STAGES.c.sequence)
+END_HELD = Writing(update(RUNS).where(*IS_HELD))
+END = Writing(update(RUNS).where(RUNS.c.id == bindparam("alive_id"), RUNS.c.status.not_in([spelled(status) for status in TERMINAL])))
+HISTORY = Prepared(select(STAGES).where(STAGES.c.run_id == bindparam("run_id")).order_by(STAGES.c.sequence))
 
 
 def end(
@@ -66,8 +67,8 @@ def close(
         "error_detail": error.detail if error else None,
         "error_stage": error.stage if error else None,
     }
-    ended = connection.execute(END_HELD, {**changes, **held}) if held else connection.execute(END, {**changes, "alive_id": run.id})
-    if ended.rowcount != 1:
+    ended = END_HELD.change(connection, {**changes, **held}) if held else END.change(connection, {**changes, "alive_id": run.id})
+    if ended != 1:
         raise LeaseLost
     return changes
 
@@ -184,4 +185,4 @@ def tell(
 
 
 def stage_rows(connection: Connection, run_id: int) -> tuple[Row[Any], ...]:
-    return tuple(connection.execute(HISTORY, {"run_id": run_id}))
+    return tuple(HISTORY.all(connection, {"run_id": run_id}))

@@ -148,10 +148,10 @@ def _change(connection: Connection, claim: Claim, changes: Mapping[str, Any]) ->
 
     Tells whether a stop was asked for.
     """
-    row = connection.execute(CHANGE_HELD, {**changes, **claim.held}).one_or_none()
+    row = CHANGE_HELD.first(connection, {**changes, **claim.held})
     if row is None:
         raise LeaseLost
-    return row.stop_requested_at is not None
+    return bool(row.stop_requested_at is not None)
 
 
 def _end_columns(claim: Claim, end: StageEnd) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from sqlalchemy import Row, Table, bindparam, update
 from orqo.db import Database
 from orqo.definition import Definition, StageDefinition
 from orqo.models import Run, RunStatus, Stage, Wait, spelled
+from orqo.prepared import Writing
 from orqo.workflows import Definitions
 
 LEASE_S = 30.0
@@ -24,7 +25,7 @@ WAITS = cast(Table, Wait.__table__)
 # Statements of the hot path are built once: building one costs several times what executing it does. What an UPDATE sets
 # comes with the parameters, and these are what it is held to.
 IS_HELD = (RUNS.c.id == bindparam("held_id"), RUNS.c.fence == bindparam("held_fence"), RUNS.c.status == spelled(RunStatus.RUNNING))
-CHANGE_HELD = update(RUNS).where(*IS_HELD).returning(RUNS.c.stop_requested_at)
+CHANGE_HELD = Writing(update(RUNS).where(*IS_HELD).returning(RUNS.c.stop_requested_at))
 
 
 class LeaseLost(Exception):

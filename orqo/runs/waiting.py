@@ -105,7 +105,7 @@ def pause_within(connection: Connection, claim: Claim, row: Row[Any] | None, *, 
     # A stop that was asked for meanwhile is not to wait as long as the stage.
     goes_on = not is_open or (asked is not None and asked.stop_requested_at is not None)
     status = {"status": RunStatus.PENDING} if goes_on else {"status": RunStatus.WAITING, "wake_at": row.deadline_at if row else None}
-    if connection.execute(CHANGE_HELD, changes | status | claim.held).one_or_none() is None:
+    if CHANGE_HELD.first(connection, changes | status | claim.held) is None:
         raise LeaseLost
     connection.execute(update(STAGES).where(STAGES.c.id == claim.stage_row.id).values(status=StageStatus.WAITING))
     return goes_on
