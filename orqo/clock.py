@@ -18,8 +18,7 @@ def now() -> datetime:
 
 def to_text(moment: datetime) -> str:
     """Give `2026-01-02T03:04:05.678Z`: fixed width, so that text order is time order."""
-    utc = moment.astimezone(UTC)
-    return f"{utc:%Y-%m-%dT%H:%M:%S}.{utc.microsecond // 1000:03d}Z"
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
 def from_text(text: str) -> datetime:

@@ -367,6 +367,35 @@ def test_a_trigger_is_changed_disabled_and_deleted(box: TestBox, orqo: Orqo) -> 
     assert found(box, made["url"]) is None
 
 
+def test_a_schedule_is_changed_and_what_is_not_named_stays(box: TestBox, orqo: Orqo) -> None:
+    made = told(
+        orqo("trigger", "create", "hello", "--schedule", "15 2 * * *", "--timezone", "Europe/Paris", "--input", '{"a": 1}', "--json")
+    )
+    number = str(made["id"])
+
+    told(orqo("trigger", "update", number, "--schedule", "30 4 * * *", "--json"))
+    shown = told(orqo("trigger", "show", number, "--json"))
+
+    assert shown["options"] == {"schedule": "30 4 * * *", "timezone": "Europe/Paris", "input": {"a": 1}}
+    assert [each["local"][11:16] for each in shown["next_times"]] == ["04:30"] * 5
+
+
+def test_a_webhook_does_not_become_a_schedule_nor_the_other_way_round(box: TestBox, orqo: Orqo) -> None:
+    webhook = str(told(orqo("trigger", "create", "hello", "--json"))["id"])
+    schedule = str(told(orqo("trigger", "create", "hello", "--schedule", "15 2 * * *", "--json"))["id"])
+
+    refused = [
+        orqo("trigger", "update", webhook, "--schedule", "15 2 * * *"),
+        orqo("trigger", "update", schedule, "--rate", "60/m"),
+        orqo("trigger", "update", schedule, "--rate", "60/m", "--timezone", "Europe/Paris"),
+        orqo("trigger", "update", schedule, "--schedule", "never"),
+    ]
+
+    assert [ended.returncode for ended in refused] == [1, 1, 2, 1]
+    assert "is a webhook and stays one" in refused[0].stderr
+    assert "is a schedule: it cannot become a webhook" in refused[1].stderr
+
+
 def test_a_callback_is_held_to_the_rules_of_a_workflow_file(box: TestBox, orqo: Orqo) -> None:
     ended = orqo("trigger", "create", "hello", "--callback", "ftp://x", "--callback", "http://${input.host}/${secrets.KEY}")
 

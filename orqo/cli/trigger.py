@@ -6,6 +6,7 @@ The URL of a webhook is its credential; it is printed here because that is what 
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 from typing import Any
 
@@ -15,7 +16,7 @@ from orqo import callbacks, clock, definition, schedules, triggers, workflows
 from orqo.cli import asking, destinations, output
 from orqo.cli.arguments import PROGRAM, Refused, json_value, number, verb, verbs
 from orqo.cli.opening import Opened, opened
-from orqo.errors import Invalid
+from orqo.errors import Conflict, Invalid
 
 ORIGIN = "cli"
 DEFAULT_NAME = "webhook"
@@ -28,12 +29,12 @@ def add(parser: argparse.ArgumentParser, _word: str) -> None:
     create = verb(commands, "create", _create, "Make a webhook for a workflow and print its URL, or a schedule")
     create.add_argument("workflow", metavar="WORKFLOW")
     create.add_argument("--name", help=f"what it is called (default: {DEFAULT_NAME}, {DEFAULT_NAME}-2 …)")
-    create.add_argument("--schedule", metavar="CRON", help='fire by itself, at the times of five fields of cron such as "15 2 * * 1-5"')
-    create.add_argument("--timezone", metavar="ZONE", help="of the schedule, such as Europe/Paris (default: UTC)")
-    create.add_argument("--input", type=json_value, default=None, metavar="JSON", help="what a scheduled run is given (default: null)")
-    update = verb(commands, "update", _update, "Change a trigger's name, its callbacks, or what it asks of requests (that as a whole)")
+    _add_schedule(create, otherwise=" (default: {})")
+    purpose = "Change a trigger's name, its callbacks, when a schedule fires, or what a webhook asks of requests (that as a whole)"
+    update = verb(commands, "update", _update, purpose)
     update.add_argument("id", type=number, metavar="ID")
     update.add_argument("--name", help="what it is called from now on")
+    _add_schedule(update, otherwise="; without it that stays")
     for one in (create, update):
         one.add_argument("--callback", type=destinations.destination, action="append", metavar="URL[=EVENTS]", help=destinations.HELP)
         asking.add(one)
@@ -48,6 +49,15 @@ def add(parser: argparse.ArgumentParser, _word: str) -> None:
         ("delete", _delete, "Delete a trigger with its callbacks; its runs stay"),
     ):
         verb(commands, name, run, purpose).add_argument("id", type=number, metavar="ID")
+
+
+def _add_schedule(parser: argparse.ArgumentParser, *, otherwise: str) -> None:
+    when = 'fire by itself, at the times of five fields of cron such as "15 2 * * 1-5"'
+    parser.add_argument("--schedule", metavar="CRON", help=when)
+    parser.add_argument("--timezone", metavar="ZONE", help="of the schedule, such as Europe/Paris" + otherwise.format("UTC"))
+    parser.add_argument(
+        "--input", type=json_value, default=None, metavar="JSON", help="what a scheduled run is given" + otherwise.format("null")
+    )
 
 
 def curl(url: str) -> str:
@@ -85,10 +95,14 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
         if arguments.timezone is not None or arguments.input is not None:
             raise Refused("orqo: --timezone and --input belong to --schedule", status=2)
         return asking.options(arguments)
+    return _schedule(arguments, arguments.schedule, zone=arguments.timezone, value=arguments.input)
+
+
+def _schedule(arguments: argparse.Namespace, expression: str, *, zone: str | None, value: Any) -> dict[str, Any]:
     if asking.given(arguments):
         raise Refused("orqo: a schedule is asked for by nobody: it takes neither a signature nor a filter nor limits", status=2)
     try:
-        return definition.parse_schedule(arguments.schedule, zone=arguments.timezone, value=arguments.input).options
+        return definition.parse_schedule(expression, zone=zone, value=value).options
     except Invalid as fault:
         raise Refused(*(f"orqo: {each.detail}" for each in fault.errors)) from fault
 
@@ -114,9 +128,10 @@ def _set_callbacks(connection: Connection, row: Row[Any], wanted: list[tuple[str
 
 def _update(arguments: argparse.Namespace) -> int:
     replaced = arguments.callback or ([] if arguments.no_callbacks else None)
-    asked = asking.options(arguments) if asking.given(arguments) else {} if arguments.no_options else None
-    if arguments.name is None and replaced is None and asked is None:
-        how = "give --name, --callback, --no-callbacks, --no-options, or what it shall ask (--signature, --filter …)"
+    times = any(value is not None for value in (arguments.schedule, arguments.timezone, arguments.input))
+    asked = {} if arguments.no_options else asking.options(arguments) if asking.given(arguments) and not times else None
+    if arguments.name is None and replaced is None and asked is None and not times:
+        how = "give --name, --callback, --no-callbacks, --schedule, --no-options, or what it shall ask (--signature, --filter …)"
         raise Refused(f"orqo: nothing to change: {how}", status=2)
     with opened() as box, box.database.transaction() as connection:
         row = triggers.get(connection, arguments.id)
@@ -124,10 +139,22 @@ def _update(arguments: argparse.Namespace) -> int:
             triggers.rename(connection, arguments.id, name=arguments.name)
         if replaced is not None:
             _set_callbacks(connection, row, replaced)
+        if times:
+            asked = _rescheduled(arguments, row)
         if asked is not None:
             asking.check_secrets(box.config, asked)
             triggers.set_options(connection, arguments.id, options=asked)
     return _tell(arguments, "is changed")
+
+
+def _rescheduled(arguments: argparse.Namespace, row: Row[Any]) -> dict[str, Any]:
+    """Give what a schedule is from now on: of expression, zone and input that which is not named stays."""
+    if row.kind != "schedule":
+        raise Conflict(f"Trigger {row.id} is a {row.kind} and stays one. Make another trigger.")
+    kept = json.loads(row.options)
+    expression = kept["schedule"] if arguments.schedule is None else arguments.schedule
+    zone = kept["timezone"] if arguments.timezone is None else arguments.timezone
+    return _schedule(arguments, expression, zone=zone, value=kept["input"] if arguments.input is None else arguments.input)
 
 
 def _list(arguments: argparse.Namespace) -> int:
