@@ -151,7 +151,7 @@ CREATE INDEX runs_waiting ON runs (wake_at) WHERE status = 'waiting';
 CREATE INDEX runs_by_workflow ON runs (workflow_id, id);
 CREATE INDEX runs_by_status ON runs (status, id);
 CREATE INDEX runs_by_workflow_status ON runs (workflow_id, status, id);
-CREATE INDEX runs_by_trigger ON runs (trigger_id, id);
+CREATE INDEX runs_by_trigger ON runs (trigger_id, status, id);
 CREATE INDEX runs_by_finish ON runs (finished_at, status);
 CREATE INDEX runs_by_version ON runs (version_id);
 CREATE INDEX runs_by_token ON runs (token_id);
@@ -273,7 +273,7 @@ CREATE TABLE deliveries (
 CREATE INDEX deliveries_due ON deliveries (next_attempt_at, id, host) WHERE status = 'pending';
 CREATE INDEX deliveries_in_order ON deliveries (run_id, channel, id);
 CREATE INDEX deliveries_by_status ON deliveries (status, id);
-CREATE INDEX deliveries_by_callback ON deliveries (callback_id, id);
+CREATE INDEX deliveries_by_callback ON deliveries (callback_id, status, id);
 
 -- One POST of a delivery.
 CREATE TABLE attempts (

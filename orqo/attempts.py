@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Row, Table, bindparam, func, insert, select, 
 from orqo import callbacks, clock, crashpoints
 from orqo.db import Database
 from orqo.deliveries import GONE, NO_LEASE, Outcome
-from orqo.models import Attempt, Callback, Delivery, DeliveryStatus, spelled
+from orqo.models import Attempt, Callback, Delivery, DeliveryStatus
 
 JITTER = 0.1
 # A claimed delivery and what came of sending it.
@@ -47,7 +47,7 @@ CHANGED = (
 )
 LATER = DELIVERIES.alias()
 HEAD = select(func.min(LATER.c.id)).where(
-    LATER.c.run_id == bindparam("of_run"), LATER.c.channel == bindparam("of_channel"), LATER.c.status == spelled(DeliveryStatus.PENDING)
+    LATER.c.run_id == bindparam("of_run"), LATER.c.channel == bindparam("of_channel"), LATER.c.status == DeliveryStatus.PENDING
 )
 # Make the next delivery of the same run and callback due: this is what keeps them in order.
 NEXT_RELEASED = (

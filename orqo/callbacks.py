@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Row, Table, bindparam, exists, func, insert, 
 from orqo import clock, jsontext, lookup
 from orqo.definition import CallbackDefinition
 from orqo.errors import Conflict, NotFound
-from orqo.models import Attempt, Callback, Delivery, DeliveryStatus, spelled
+from orqo.models import Attempt, Callback, Delivery, DeliveryStatus
 from orqo.outgoing import shown_template
 from orqo.prepared import Prepared, Writing
 
@@ -46,7 +46,7 @@ IS_EARLIER_PENDING = Prepared(
         .where(
             Delivery.run_id == bindparam("run_id"),
             Delivery.channel == bindparam("channel"),
-            Delivery.status == spelled(DeliveryStatus.PENDING),
+            Delivery.status == DeliveryStatus.PENDING,
         )
         .label("found")
     )

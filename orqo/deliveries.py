@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Row, Table, bindparam, exists, func, not_, or
 from orqo import clock, leases, outbound, signing
 from orqo.db import Database
 from orqo.errors import Conflict, Fault, Invalid, NotFound
-from orqo.models import Attempt, Callback, Delivery, DeliveryStatus, Run, spelled
+from orqo.models import Attempt, Callback, Delivery, DeliveryStatus, Run
 from orqo.secretstore import SecretStore
 from orqo.slots import Room
 
@@ -38,7 +38,7 @@ NO_LEASE: dict[str, Any] = {"lease_owner": None, "lease_boot": None, "lease_unti
 DUE = (
     select(COLUMNS.c.id, COLUMNS.c.host, COLUMNS.c.guarded)
     .where(
-        COLUMNS.c.status == spelled(DeliveryStatus.PENDING),
+        COLUMNS.c.status == DeliveryStatus.PENDING,
         COLUMNS.c.next_attempt_at <= bindparam("now"),
         or_(COLUMNS.c.lease_owner.is_(None), COLUMNS.c.lease_boot != bindparam("boot"), COLUMNS.c.lease_until <= bindparam("seconds")),
         COLUMNS.c.guarded <= bindparam("guarded"),

@@ -10,8 +10,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, and_, or_, select
 
+from orqo import newest
 from orqo.deliveries import shown_url
-from orqo.models import ApiToken, Delivery, Request, Run, Trigger, Workflow, WorkflowVersion
+from orqo.models import ApiToken, Delivery, DeliveryStatus, Request, Run, Trigger, Workflow, WorkflowVersion
 
 PAGE_ROWS = 25
 RECENT_ROWS = 12
@@ -71,13 +72,12 @@ def deliveries(connection: Connection, *, status: str | None = None, before: int
 
 
 def newest_deliveries(connection: Connection, callback_ids: list[int]) -> list[dict[str, Any]]:
-    """Give the newest deliveries of some callbacks, as `deliveries` does.
-
-    One query for each: for a list of them SQLite would sort everything that they ever sent.
-    """
-    newest = select(*LISTED_DELIVERIES).order_by(Delivery.id.desc()).limit(RECENT_ROWS)
-    rows = [row for each in callback_ids for row in connection.execute(newest.where(Delivery.callback_id == each))]
-    return [_delivery(row) for row in sorted(rows, key=lambda row: row.id, reverse=True)[:RECENT_ROWS]]
+    """Give the newest deliveries of some callbacks, as `deliveries` does."""
+    if not callback_ids:
+        return []
+    ranges = [and_(Delivery.callback_id == each, Delivery.status == status) for each in callback_ids for status in DeliveryStatus]
+    rows = newest.rows(connection, select(*LISTED_DELIVERIES), Delivery.__table__.c.id, ranges, limit=RECENT_ROWS)
+    return [_delivery(row) for row in rows]
 
 
 def _delivery(row: Row[Any]) -> dict[str, Any]:

@@ -5,23 +5,16 @@ Owns the status enums: a status is spelled here and nowhere else. Never creates 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Double, ForeignKey, Integer, LargeBinary, Text, literal_column
+from sqlalchemy import BigInteger, Double, ForeignKey, Integer, LargeBinary, Text, literal_column
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.sql.operators import OperatorType
 
 # SQLite numbers rows by itself only where the column's type is spelled INTEGER; its integers have 64 bits anyway.
 IDENTITY = BigInteger().with_variant(Integer(), "sqlite")
-
-
-def spelled(value: StrEnum | int) -> ColumnElement[Any]:
-    """Give one of our own constants as it is spelled in SQL, for the conditions of the hot path.
-
-    An index that holds for one status only is found at once then. With a parameter SQLite plans the statement anew each time
-    that one is bound, which takes longer than executing it.
-    """
-    return literal_column(str(int(value)) if isinstance(value, int) else f"'{value}'")
 
 
 class RunStatus(StrEnum):
@@ -74,6 +67,35 @@ class Reason(StrEnum):
     LOOP_GUARD = "loop_guard"
     OUTCOME_UNKNOWN = "outcome_unknown"
     FAULT = "fault"
+
+
+def _spelled(value: Any) -> Any:
+    """Put a member of our enums, or a flag, into the SQL itself; everything else stays a parameter."""
+    if isinstance(value, StrEnum):
+        return literal_column(f"'{value.value}'", Text())
+    if isinstance(value, int):
+        return literal_column(str(int(value)), Integer())
+    return [_spelled(each) for each in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+
+class Status(Text):
+    """A column of words. What it is compared with stands in the SQL, where it is an enum's member.
+
+    A condition with a parameter does not imply `WHERE status = 'pending'`: a plan that PostgreSQL makes for any parameter
+    passes over every partial index and reads the whole table, and SQLite plans anew for each value.
+    """
+
+    class comparator_factory(Text.Comparator[Any]):
+        def operate(self, op: OperatorType, *other: Any, **options: Any) -> Any:
+            return super().operate(op, *map(_spelled, other), **options)
+
+
+class Flag(Integer):
+    """A column of 0 and 1, compared as Status is."""
+
+    class comparator_factory(Integer.Comparator[Any]):
+        def operate(self, op: OperatorType, *other: Any, **options: Any) -> Any:
+            return super().operate(op, *map(_spelled, other), **options)
 
 
 class Base(DeclarativeBase):
@@ -178,7 +200,7 @@ class Run(Base):
     id: Mapped[int] = mapped_column(IDENTITY, primary_key=True)
     workflow_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("workflows.id"))
     version_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("workflow_versions.id"))
-    status: Mapped[str] = mapped_column(Text)
+    status: Mapped[str] = mapped_column(Status)
     input: Mapped[str] = mapped_column(Text)
     # `metadata` is SQLAlchemy's own name on a declarative class.
     metadata_: Mapped[str] = mapped_column("metadata", Text)
@@ -193,7 +215,7 @@ class Run(Base):
     depth: Mapped[int] = mapped_column(Integer)
     concurrency_key: Mapped[str | None] = mapped_column(Text)
     concurrency_limit: Mapped[int | None] = mapped_column(Integer)
-    held: Mapped[int] = mapped_column(Integer)
+    held: Mapped[int] = mapped_column(Flag)
     trigger_facts: Mapped[str] = mapped_column(Text)
     callbacks: Mapped[str] = mapped_column(Text)
     created_at: Mapped[str] = mapped_column(Text)
@@ -226,7 +248,7 @@ class Stage(Base):
     name: Mapped[str] = mapped_column(Text)
     kind: Mapped[str] = mapped_column(Text)
     pass_: Mapped[int] = mapped_column("pass", Integer)
-    status: Mapped[str] = mapped_column(Text)
+    status: Mapped[str] = mapped_column(Status)
     attempts: Mapped[int] = mapped_column(Integer)
     failures: Mapped[int] = mapped_column(Integer)
     inherited: Mapped[int] = mapped_column(Integer)
@@ -263,7 +285,7 @@ class Wait(Base):
     stage_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("stages.id", ondelete="CASCADE"))
     stage: Mapped[str] = mapped_column(Text)
     kind: Mapped[str] = mapped_column(Text)
-    status: Mapped[str] = mapped_column(Text)
+    status: Mapped[str] = mapped_column(Status)
     used: Mapped[int] = mapped_column(Integer)
     nonce: Mapped[str | None] = mapped_column(Text)
     token_hash: Mapped[str | None] = mapped_column(Text, unique=True)
@@ -315,7 +337,7 @@ class Delivery(Base):
     secret: Mapped[str | None] = mapped_column(Text)
     guarded: Mapped[int] = mapped_column(Integer)
     body: Mapped[bytes] = mapped_column(LargeBinary)
-    status: Mapped[str] = mapped_column(Text)
+    status: Mapped[str] = mapped_column(Status)
     attempts: Mapped[int] = mapped_column(Integer)
     retries: Mapped[int] = mapped_column(Integer)
     next_attempt_at: Mapped[str | None] = mapped_column(Text)
@@ -363,7 +385,7 @@ class Request(Base):
     token_id: Mapped[int | None] = mapped_column(BigInteger)
     run_id: Mapped[int | None] = mapped_column(BigInteger)
     status_code: Mapped[int] = mapped_column(Integer)
-    verdict: Mapped[str] = mapped_column(Text)
+    verdict: Mapped[str] = mapped_column(Status)
     reason: Mapped[str | None] = mapped_column(Text)
     method: Mapped[str] = mapped_column(Text)
     remote: Mapped[str] = mapped_column(Text)

@@ -103,7 +103,7 @@ def _drop_refused_bodies(connection: Connection, entry: Entry) -> None:
     """Keep the bodies of the newest refused requests of this trigger, or of this token, only."""
     same = ROWS.c.trigger_id == entry.trigger_id if entry.trigger_id is not None else ROWS.c.trigger_id.is_(None)
     token = ROWS.c.token_id == entry.token_id if entry.token_id is not None else ROWS.c.token_id.is_(None)
-    older = select(ROWS.c.id).where(ROWS.c.verdict == "refused", ROWS.c.body.is_not(None), same, token)
+    older = select(ROWS.c.id).where(ROWS.c.verdict == Verdict.REFUSED, ROWS.c.body.is_not(None), same, token)
     older = older.order_by(ROWS.c.id.desc()).offset(REFUSED_BODIES_MAX).limit(TRIM_LIMIT)
     connection.execute(update(ROWS).where(ROWS.c.id.in_(older)).values(body=None))
 

@@ -72,9 +72,23 @@ def _free() -> tuple[Any, ...]:
 def _over(connection: Connection, limits: Limits, now: datetime) -> list[int]:
     """Give the oldest ended runs past their days or their number."""
     before = clock.to_text(now - timedelta(days=limits.days))
-    newest = select(Run.id).order_by(Run.id.desc()).offset(limits.runs).limit(1)
-    past = or_(Run.finished_at < before, Run.id <= func.coalesce(newest.scalar_subquery(), 0))
-    return list(connection.execute(select(Run.id).where(past, *_free()).order_by(Run.id).limit(BATCH)).scalars())
+    # One query for each limit: for both in one, every run would be looked at where none is over.
+    old = select(Run.id).where(Run.finished_at < before, *_free()).order_by(Run.finished_at).limit(BATCH)
+    found = set(connection.execute(old).scalars())
+    beyond = _newest_beyond(connection, limits.runs)
+    if beyond is not None:
+        many = select(Run.id).where(Run.id <= beyond, *_free()).order_by(Run.id).limit(BATCH)
+        found.update(connection.execute(many).scalars())
+    return sorted(found)[:BATCH]
+
+
+def _newest_beyond(connection: Connection, kept: int) -> int | None:
+    """Give the newest run that so many newer ones leave no place for, None where there are not as many."""
+    first, last = connection.execute(select(*(select(of(Run.id)).scalar_subquery() for of in (func.min, func.max)))).one()
+    if first is None or last - first < kept:
+        # Ids tell that there cannot be as many, without a walk over them.
+        return None
+    return connection.execute(select(Run.id).order_by(Run.id.desc()).offset(kept).limit(1)).scalar()
 
 
 def _stale_rows(connection: Connection, now: datetime) -> bool:

@@ -23,7 +23,7 @@ LEVELS = [
         "turns sharing ringing prepared db metrics leases facts flow artifacts processes valkey supervisor serve",
         "deadline dial outgoing outbound secretstore redisurl hearing queue tokens",
         "stages workflows triggers callbacks slots deliveries attempts runs schedules requestlog hooks "
-        "replays apply folder instance retention backup copying clockstep received people listings "
+        "replays apply folder instance retention backup copying clockstep received people newest listings "
         "inspection overview catalog trial simulation",
         "masking pauses held renewing settling executor dispatcher site api dashboard",
         "pool web problems assembly cli orqo __main__ app worker",

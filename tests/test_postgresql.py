@@ -15,13 +15,13 @@ from typing import Any
 import psycopg
 import pytest
 import requests
-from sqlalchemy import inspect, text
+from sqlalchemy import event, inspect, text
 
 import postgresql
 from inbox import inbox
-from orqo import clock, db, deliveries, runs, schedules
+from orqo import attempts, clock, db, deliveries, flow, overview, retention, runs, schedules
 from orqo.errors import Unavailable
-from orqo.models import Base
+from orqo.models import Base, RunStatus
 from orqo.slots import Room
 from support import Service, TestBox, free_port, running, wait_for
 
@@ -249,3 +249,63 @@ def test_runs_and_their_callbacks_pass_through_two_machines(box: TestBox, settin
     assert sorted(arrived.json["workflow_run_id"] for arrived in done.arrived) == [
         row["id"] for row in box.rows("SELECT id FROM runs ORDER BY id")
     ]
+
+
+# ── many rows ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_plan_for_any_parameter_reads_no_whole_table(box: TestBox) -> None:
+    """After five executions the server may keep one plan for all values, which passes over an index with a condition."""
+    box.apply("name: told\ncallbacks: [{url: 'http://127.0.0.1:1/x'}]\nstages: [{name: one, stub: {}}]\n")
+    runs.stop(box.box, box.accept("told"), now=clock.now())
+    with box.database.transaction() as connection:
+        for table, changed in (("runs", {}), ("deliveries", {"webhook_id": "'msg_' || i", "run_id": "i", "status": "'dead'"})):
+            columns = [column.name for column in Base.metadata.tables[table].columns if column.name != "id"]
+            values = ", ".join(changed.get(name, name) for name in columns)
+            many = f"SELECT {values} FROM {table}, generate_series(1, 20000) AS i"
+            connection.execute(text(f"INSERT INTO {table} ({', '.join(columns)}) {many}"))
+        connection.execute(text("ANALYZE"))
+    box.database.engine.dispose()
+    event.listen(box.database.engine, "connect", for_any_parameter)
+    wait_for(lambda: is_alone(box), what="what was counted so far is told")
+    whole = "SELECT sum(seq_scan) AS n FROM pg_stat_user_tables WHERE relname IN ('runs', 'deliveries')"
+    before = box.rows(whole)[0]["n"]
+
+    _a_life(box)
+    box.database.engine.dispose()
+
+    wait_for(lambda: is_alone(box), what="what was counted is told")
+    assert box.rows(whole)[0]["n"] == before
+
+
+def is_alone(box: TestBox) -> bool:
+    """Tell whether no other connection is open: each tells its counts before it ends."""
+    return box.rows("SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database()") == [{"n": 1}]
+
+
+def for_any_parameter(connection: Any, _record: object) -> None:
+    connection.execute("SET plan_cache_mode = force_generic_plan")
+    connection.commit()
+
+
+def _a_life(box: TestBox) -> None:
+    """Accept, claim, finish, deliver and sweep; look at Home and for what is kept no longer."""
+    box.accept("told")
+    claim = runs.claim(box.box, owner="x", now=clock.now())
+    assert claim is not None
+    end, output = runs.StageEnd(output=b"1", output_kind="json"), runs.Output(b"1", "json")
+    runs.finish(box.box, claim, end, flow.End(RunStatus.COMPLETED), output, elapsed_ms=1, next_owner="x", now=clock.now())
+    now = clock.now()
+    due = deliveries.claim_due(box.database, owner="x", room=Room(slots=20, guarded=20, ahead=0, per_host=20), now=now)
+    with box.database.transaction() as connection:
+        sent = [(row, deliveries.Outcome(now, 5, 200, "delivered", "")) for row in due]
+        attempts.record(connection, sent, owner="x", schedule_s=(5.0,), now=now)
+    runs.sweep(box.box, stale_s=2.0, now=now)
+    deliveries.sweep(box.database)
+    retention.prune(box.database, retention.Limits(days=30, runs=1_000_000), box.config.data / "runs", now=now)
+    with box.database.read() as connection:
+        overview.present(connection, now=now)
+        overview.deliveries_due(connection)
+        runs.list_all(connection)
+        runs.list_all(connection, status="waiting")
+        deliveries.list_all(connection, status="pending")

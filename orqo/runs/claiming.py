@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from orqo import clock, crashpoints, facts, flow
 from orqo.definition import Definition, StageDefinition
-from orqo.models import Reason, RunStatus, StageStatus, spelled
+from orqo.models import Reason, RunStatus, StageStatus
 from orqo.prepared import Prepared, Writing
 from orqo.runs import result, waiting
 from orqo.runs.ending import end, end_without_word, stage_rows
@@ -25,21 +25,20 @@ from orqo.runs.state import CHANGE_HELD, LEASE_S, RUNS, STAGES, Box, Claim, Leas
 log = logging.getLogger(__name__)
 
 CLAIMS_MAX = 5
-FREE = (RUNS.c.status == spelled(RunStatus.PENDING), RUNS.c.held == spelled(0))
+FREE = (RUNS.c.status == RunStatus.PENDING, RUNS.c.held == 0)
 # So many that were accepted after it go before a run that cost two workers or more.
 PASSED_BY = 50
 # One look for each number of claims that a pending run can have (the claim beyond ends it): with `claims > 1`, or with none of
 # them, SQLite would read all that is pending, and all that is held back.
 OLDEST = [
-    select(RUNS.c.id).where(*FREE, RUNS.c.claims == spelled(claims)).order_by(RUNS.c.claims, RUNS.c.id).limit(spelled(1))
-    for claims in range(CLAIMS_MAX + 1)
+    select(RUNS.c.id).where(*FREE, RUNS.c.claims == claims).order_by(RUNS.c.claims, RUNS.c.id).limit(1) for claims in range(CLAIMS_MAX + 1)
 ]
 HEADS = Prepared(select(*(oldest.scalar_subquery() for oldest in OLDEST)))
 # Two workers on PostgreSQL pass each other by.
 HEADS_LOCKED = Prepared(select(*(oldest.with_for_update(skip_locked=True).scalar_subquery() for oldest in OLDEST)))
 TAKE = Prepared(
     update(RUNS)
-    .where(RUNS.c.id == bindparam("wanted_id"), RUNS.c.status == spelled(RunStatus.PENDING))
+    .where(RUNS.c.id == bindparam("wanted_id"), RUNS.c.status == RunStatus.PENDING)
     .values(
         status=RunStatus.RUNNING,
         started_at=func.coalesce(RUNS.c.started_at, bindparam("now")),

@@ -14,13 +14,13 @@ from sqlalchemy import Connection, Row, bindparam, delete, func, select, update
 
 from orqo import callbacks, clock, facts, flow, metrics
 from orqo.definition import Definition
-from orqo.models import TERMINAL, Reason, RunStatus, StageStatus, WaitStatus, spelled
+from orqo.models import TERMINAL, Reason, RunStatus, StageStatus, WaitStatus
 from orqo.prepared import Prepared, Writing
 from orqo.runs import concurrency
 from orqo.runs.state import IS_HELD, NO_LEASE, RUNS, STAGES, WAITS, Box, LeaseLost, Output
 
 END_HELD = Writing(update(RUNS).where(*IS_HELD))
-END = Writing(update(RUNS).where(RUNS.c.id == bindparam("alive_id"), RUNS.c.status.not_in([spelled(status) for status in TERMINAL])))
+END = Writing(update(RUNS).where(RUNS.c.id == bindparam("alive_id"), RUNS.c.status.not_in(TERMINAL)))
 HISTORY = Prepared(select(STAGES).where(STAGES.c.run_id == bindparam("run_id")).order_by(STAGES.c.sequence))
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import Row, Table, bindparam, update
 
 from orqo.db import Database
 from orqo.definition import Definition, StageDefinition
-from orqo.models import Run, RunStatus, Stage, Wait, spelled
+from orqo.models import Run, RunStatus, Stage, Wait
 from orqo.prepared import Writing
 from orqo.workflows import Definitions
 
@@ -24,7 +24,7 @@ STAGES = cast(Table, Stage.__table__)
 WAITS = cast(Table, Wait.__table__)
 # Statements of the hot path are built once: building one costs several times what executing it does. What an UPDATE sets
 # comes with the parameters, and these are what it is held to.
-IS_HELD = (RUNS.c.id == bindparam("held_id"), RUNS.c.fence == bindparam("held_fence"), RUNS.c.status == spelled(RunStatus.RUNNING))
+IS_HELD = (RUNS.c.id == bindparam("held_id"), RUNS.c.fence == bindparam("held_fence"), RUNS.c.status == RunStatus.RUNNING)
 CHANGE_HELD = Writing(update(RUNS).where(*IS_HELD).returning(RUNS.c.stop_requested_at))
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, func, select, update
 
 from orqo import clock, leases
 from orqo.errors import Conflict, NotFound
-from orqo.models import RunStatus, WaitStatus, spelled
+from orqo.models import RunStatus, WaitStatus
 from orqo.runs.ending import end, wake_parent
 from orqo.runs.state import NO_LEASE, RUNS, WAITS, Box, Output
 
@@ -51,12 +51,7 @@ def sweep(box: Box, *, stale_s: float, now: datetime) -> Swept:
         lost = _lost(box, connection)
         due = _due(connection, now)
         healed = _unheard(connection)
-        pending = (
-            select(RUNS.c.created_at)
-            .where(RUNS.c.status == spelled(RunStatus.PENDING), RUNS.c.held == spelled(0))
-            .order_by(RUNS.c.id)
-            .limit(1)
-        )
+        pending = select(RUNS.c.created_at).where(RUNS.c.status == RunStatus.PENDING, RUNS.c.held == 0).order_by(RUNS.c.id).limit(1)
         oldest = connection.execute(pending).scalar()
     if lost or due or healed:
         with box.database.transaction() as connection:
@@ -64,7 +59,7 @@ def sweep(box: Box, *, stale_s: float, now: datetime) -> Swept:
                 _take_back(box, connection, run, now=now)
             for run in healed:
                 wake_parent(connection, run, now)
-            over = (RUNS.c.id.in_(due), RUNS.c.status == spelled(RunStatus.WAITING))
+            over = (RUNS.c.id.in_(due), RUNS.c.status == RunStatus.WAITING)
             connection.execute(update(RUNS).where(*over).values(status=RunStatus.PENDING, wake_at=None))
     stale = oldest is not None and oldest < clock.to_text(now - timedelta(seconds=stale_s))
     return Swept(len(lost), len(due), stale or bool(lost or due or healed))
@@ -73,7 +68,7 @@ def sweep(box: Box, *, stale_s: float, now: datetime) -> Swept:
 def _lost(box: Box, connection: Connection) -> list[Row[Any]]:
     """Give the running runs whose lease has run out, was given in an earlier boot, or whose process is dead."""
     reading = box.database.lease_clock(connection)
-    rows = connection.execute(select(RUNS).where(RUNS.c.status == spelled(RunStatus.RUNNING)).order_by(RUNS.c.id).limit(SWEEP_LIMIT)).all()
+    rows = connection.execute(select(RUNS).where(RUNS.c.status == RunStatus.RUNNING).order_by(RUNS.c.id).limit(SWEEP_LIMIT)).all()
     return [row for row in rows if row.lease_boot != reading.boot or row.lease_until <= reading.seconds or leases.is_gone(row.lease_owner)]
 
 
@@ -84,7 +79,7 @@ def _unheard(connection: Connection) -> list[Row[Any]]:
 
 
 def _due(connection: Connection, now: datetime) -> list[int]:
-    over = (RUNS.c.status == spelled(RunStatus.WAITING), RUNS.c.wake_at <= clock.to_text(now))
+    over = (RUNS.c.status == RunStatus.WAITING, RUNS.c.wake_at <= clock.to_text(now))
     return list(connection.execute(select(RUNS.c.id).where(*over).order_by(RUNS.c.wake_at).limit(SWEEP_LIMIT)).scalars())
 
 
@@ -92,7 +87,7 @@ def _take_back(box: Box, connection: Connection, run: Row[Any], *, now: datetime
     """Make a lost run pending, or stopped where that was asked for; nothing where its worker has written meanwhile."""
     same = (
         RUNS.c.id == run.id,
-        RUNS.c.status == spelled(RunStatus.RUNNING),
+        RUNS.c.status == RunStatus.RUNNING,
         RUNS.c.fence == run.fence,
         RUNS.c.lease_until == run.lease_until,
     )
