@@ -4,25 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from flask import Flask
-
-from orqo import create_app, dashboard, logs, metrics
+from orqo import assembly
 from orqo.config import Config, ConfigError
 from orqo.db import SchemaMismatch
 from orqo.errors import Unavailable
 
-
-def _create() -> tuple[Flask, Config]:
-    config = Config.from_environ()
-    logs.install(config.log_level, config.log_format)
-    metrics.begin(config.data, "web")
-    made = create_app(config)
-    dashboard.warm(made)
-    return made, config
-
-
 try:
-    app, _config = _create()
+    _config = Config.from_environ()
+    app = assembly.started(_config)
 except (ConfigError, SchemaMismatch, Unavailable) as fault:
     sys.exit(f"orqo: {fault}")
 

@@ -130,8 +130,7 @@ def _processes(supervisor: int) -> list[Process]:
 
 
 def _name(pid: int) -> str:
-    words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
-    return " ".join(Path(word).name for word in words[:3] if word != "--port").strip()
+    return Path(f"/proc/{pid}/comm").read_text().strip()
 
 
 def _pss_mb(pid: int) -> float:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from flask import Flask, Request
 from flask_sqlalchemy import SQLAlchemy
 
-from orqo import clock, dashboard, db, description, instance, metrics, problems, runs, simulation
+from orqo import clock, dashboard, db, description, instance, logs, metrics, problems, runs, simulation
 from orqo.api import callback, endpoints, health, hooks, measured, nouns, simulated
 from orqo.api import metrics as metrics_api
 from orqo.api.site import Site
@@ -35,6 +35,15 @@ class TolerantRequest(Request):
         if not query.isascii():
             environ["QUERY_STRING"] = quote(query.encode("latin-1", "replace"), safe=ASCII)
         super().__init__(environ, *arguments, **options)
+
+
+def started(config: Config) -> Flask:
+    """Make this process the web process of these settings and give its application, ready to answer. Raises as `assemble` does."""
+    logs.install(config.log_level, config.log_format)
+    metrics.begin(config.data, "web")
+    app = assemble(config)
+    dashboard.warm(app)
+    return app
 
 
 def assemble(config: Config) -> Flask:

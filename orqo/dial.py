@@ -105,13 +105,13 @@ class Names:
 
 
 class Dialler:
-    """Opens connections to addresses that were judged; `allowed` None lets them go anywhere.
+    """Opens connections to addresses that were judged; `allowed` None lets them go anywhere. `tls` is asked at each use of TLS.
 
     A name is looked up once, and the socket is given the address that was judged, never the name: an answer that
     changes between two look-ups (DNS rebinding) has no second look-up to change in.
     """
 
-    def __init__(self, names: Names, tls: ssl.SSLContext, allowed: Sequence[Network] | None) -> None:
+    def __init__(self, names: Names, tls: Callable[[], ssl.SSLContext], allowed: Sequence[Network] | None) -> None:
         self._names = names
         self._tls = tls
         self._allowed = allowed
@@ -136,7 +136,7 @@ class Dialler:
         secured: socket.socket = sock
         try:
             name = host.strip("[]").partition("%")[0]
-            secured = self._tls.wrap_socket(sock, server_hostname=name, do_handshake_on_connect=False)
+            secured = self._tls().wrap_socket(sock, server_hostname=name, do_handshake_on_connect=False)
             patient = cast(PatientTlsSocket, secured)
             patient.begin(exchange)
             patient.opened_at = sock.opened_at

@@ -5,6 +5,7 @@ Owns the names of the metrics and their files. prometheus-client is an optional 
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import logging
 import os
@@ -35,8 +36,20 @@ def are_available() -> bool:
     return importlib.util.find_spec("prometheus_client") is not None
 
 
+def load() -> None:
+    """Import the package, where it is there, for processes that are forked from this one and then `begin`."""
+    if not are_available():
+        return
+    # Whether it counts into files is settled at its import; into which, when the first count is made.
+    given = os.environ.setdefault(FOLDER_VARIABLE, os.devnull)
+    importlib.import_module("prometheus_client")
+    if given == os.devnull:
+        del os.environ[FOLDER_VARIABLE]
+
+
 def begin(data: Path, name: str) -> None:
-    """Count from now on in this process and in those that it forks: once, before the first fork and the first import of the package.
+    """Count from now on in this process and in those that it forks: once, before the first fork of those and, without `load`, the
+    first import of the package.
 
     The counts begin at nothing: what an earlier process of this name left is removed once that has ended. Where the folder
     cannot be written nothing is counted; whether the service can work there is not decided here.

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import certifi
@@ -82,7 +82,10 @@ class Client:
         user_agent: str = "orqo",
         resolve: Resolve = socket.getaddrinfo,
     ) -> None:
-        names, tls = Names(resolve), tls_context(ca_bundle or certifi.where())
+        names, tls = Names(resolve), cache(lambda: tls_context(ca_bundle or certifi.where()))
+        if ca_bundle:
+            # Whoever named it learns of a fault at once; certifi's takes 3.5 MB, which many a process never needs.
+            tls()
         self._user_agent = user_agent
         # Two pools: a connection that was opened unguarded is never there for a guarded request to reuse.
         self._guarded = _Adapter(Dialler(names, tls, tuple(allowed_networks)))

@@ -102,6 +102,7 @@ def _become(child: Child, parent: int) -> None:
     """Be a child: never return to the parent's code."""
     status = 1
     try:
+        processes.set_name(f"orqo-{child.name}")
         processes.die_with_parent(signal.SIGTERM)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -16,11 +16,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from orqo import listening, valkey
-from orqo.config import PROJECT_DIR, Config
+from orqo.config import Config
 from orqo.processes import CannotStart
 from orqo.supervisor import Program, Supervisor
 
-__all__ = ["CannotStart", "Program", "default_programs", "is_up", "make_data_folder", "run"]
+__all__ = ["CannotStart", "Program", "is_up", "make_data_folder", "programs_of", "run"]
 
 # Web and worker leave at nearly the same time, so that both and Valkey are gone 12 s after SIGTERM.
 WEB_HEAD_START_S = 0.3
@@ -42,21 +42,21 @@ def _nothing() -> None:
 def run(
     config: Config,
     *,
-    programs: Sequence[Program] | None = None,
+    programs: Sequence[Program],
     prepare: Callable[[], None] = _nothing,
     on_ready: Callable[[], None] = _nothing,
 ) -> int:
     """Serve until SIGTERM, SIGINT or SIGHUP; give the exit status: 0, or 1 after one line on stderr that says what to mend.
 
-    `programs` stop in the order given; the default is web, then worker. `prepare` runs before they start, when Redis
-    is up, and may raise CannotStart; `on_ready` runs once when all are ready.
+    `programs` stop in the order given. `prepare` runs before they start, when Redis is starting, and may raise CannotStart;
+    `on_ready` runs once when all are ready.
     """
     # The database, keys and Valkey's files are the service's alone.
     os.umask(0o077)
     try:
         make_data_folder(config.data)
         with locked(config.data), ExitStack() as stack:
-            _run(config, default_programs(config) if programs is None else programs, prepare, on_ready, stack)
+            _run(config, programs, prepare, on_ready, stack)
     except (CannotStart, listening.CannotListen) as fault:
         print(f"orqo: {fault}", file=sys.stderr, flush=True)
         return 1
@@ -93,18 +93,17 @@ def _run(
     supervisor.stop()
 
 
-def default_programs(config: Config) -> list[Program]:
-    """Give web and worker, in the order in which they stop."""
-    web, worker = str(PROJECT_DIR / "app.py"), str(PROJECT_DIR / "worker.py")
+def programs_of(config: Config, *, web: Callable[[], int], worker: Callable[[], int]) -> list[Program]:
+    """Give web and worker, which forks of this process become by calling these, in the order in which they stop."""
     return [
         Program(
             name="web",
-            argv=(sys.executable, web),
+            main=web,
             ready=lambda: is_up(config),
             stop_timeout_s=WEB_STOP_TIMEOUT_S,
             head_start_s=WEB_HEAD_START_S,
         ),
-        Program(name="worker", argv=(sys.executable, worker), stop_timeout_s=config.stop_timeout_s + WORKER_GRACE_S),
+        Program(name="worker", main=worker, stop_timeout_s=config.stop_timeout_s + WORKER_GRACE_S),
     ]
 
 

@@ -9,14 +9,13 @@ import math
 import select
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 
 from orqo import processes
-from orqo.processes import CannotStart
+from orqo.processes import CannotStart, Process
 
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.2, 5.0
 # A process that was up this long has not failed to start.
@@ -30,18 +29,21 @@ HURRY_AFTER_S = 0.5
 
 @dataclass(frozen=True)
 class Program:
-    """What to supervise. `ready` is asked until it says yes once.
+    """What to supervise: `main`, which a fork of this process calls, else the command line `argv`.
+
+    `ready` is asked until it says yes once.
 
     On stopping, it gets SIGTERM and after `stop_timeout_s` SIGKILL; the next program's turn comes when it has ended,
     or after `head_start_s`. `orphan_signal` is what it gets when the supervisor is killed.
     """
 
     name: str
-    argv: Sequence[str]
+    argv: Sequence[str] = ()
     ready: Callable[[], bool] | None = None
     stop_timeout_s: float = 10.0
     head_start_s: float | None = None
     orphan_signal: signal.Signals = signal.SIGTERM
+    main: Callable[[], int] | None = None
 
 
 class Signals:
@@ -78,7 +80,7 @@ class Signals:
 @dataclass
 class _Child:
     program: Program
-    process: subprocess.Popen[bytes] | None = None
+    process: Process | None = None
     started_at: float = 0.0
     start_due: float = 0.0
     backoff_s: float = BACKOFF_FIRST_S
@@ -108,13 +110,13 @@ class Supervisor:
         hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
         self._signals = Signals(signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, *hangup)
 
-    def add(self, program: Program) -> subprocess.Popen[bytes]:
+    def add(self, program: Program) -> Process:
         """Start a program and keep it running; those added last stop first."""
         child = _Child(program, ready=program.ready is None)
         self._children.append(child)
         return self._start(child)
 
-    def start_again(self, program: Program) -> subprocess.Popen[bytes]:
+    def start_again(self, program: Program) -> Process:
         """Kill a program if it still runs, and start it."""
         child = next(child for child in self._children if child.program is program)
         if child.process:
@@ -142,10 +144,15 @@ class Supervisor:
         processes.reap_strays(self._ours())
         return any(number != signal.SIGCHLD for number in numbers)
 
-    def _start(self, child: _Child) -> subprocess.Popen[bytes]:
-        child.process = processes.spawn(child.program.argv, orphan_signal=child.program.orphan_signal, env=self.env)
+    def _start(self, child: _Child) -> Process:
+        child.process = process = self._started(child.program)
         child.started_at = time.monotonic()
-        return child.process
+        return process
+
+    def _started(self, program: Program) -> Process:
+        if program.main is None:
+            return processes.spawn(program.argv, orphan_signal=program.orphan_signal, env=self.env)
+        return processes.fork(program.main, name=f"orqo-{program.name}", orphan_signal=program.orphan_signal, env=self.env)
 
     def _look_after(self, child: _Child) -> None:
         now = time.monotonic()
@@ -153,7 +160,7 @@ class Supervisor:
             if now >= child.start_due:
                 self._start(child)
         elif child.process.poll() is not None:
-            self._bury(child, child.process.returncode, now)
+            self._bury(child, child.process.returncode or 0, now)
         elif not child.ready and child.program.ready is not None:
             child.ready = child.program.ready()
 

@@ -11,7 +11,6 @@ import platform
 import shutil
 import signal
 import socket
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from orqo.processes import CannotStart, spawn
+from orqo.processes import CannotStart, Process, spawn
 
 SOCKET_NAME = "valkey.sock"
 LOG_NAME = "valkey.log"
@@ -83,7 +82,7 @@ def running(folder: Path) -> Iterator[str]:
             server.wait()
 
 
-def wait_until_up(socket_path: Path, server: subprocess.Popen[bytes], *, folder: Path) -> None:
+def wait_until_up(socket_path: Path, server: Process, *, folder: Path) -> None:
     """Return once it answers; CannotStart when it ended or took longer than ten seconds."""
     until = time.monotonic() + START_TIMEOUT_S
     while not answers(socket_path):

@@ -26,7 +26,7 @@ LEVELS = [
         "replays apply folder instance retention backup copying clockstep received people newest listings "
         "inspection overview catalog trial simulation",
         "masking pauses held renewing settling executor dispatcher site api dashboard",
-        "pool web problems assembly cli orqo __main__ app worker",
+        "pool web problems assembly forked cli orqo __main__ app worker",
     )
 ]
 PEERS_THAT_NEVER_MEET = {"api", "dashboard", "cli", "executor", "dispatcher"}

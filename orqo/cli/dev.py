@@ -50,7 +50,8 @@ def _dev(arguments: argparse.Namespace) -> int:
         os.environ.update(environ)
         config = Config.from_environ()
         _say(config)
-        return serve.run(config, prepare=Start(config).prepare)
+        start = Start(config)
+        return serve.run(config, programs=start.programs(), prepare=start.prepare)
 
 
 def settings(environ: Mapping[str, str], folder: Path, data: Path) -> dict[str, str]:

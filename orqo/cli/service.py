@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
+import signal
 import sys
 from dataclasses import dataclass, field
-from typing import Any
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, Any
 
+from orqo import processes
 from orqo.cli.arguments import declare
-from orqo.config import PROJECT_DIR, Config
+from orqo.config import Config
 from orqo.processes import CannotStart
+
+if TYPE_CHECKING:
+    from orqo import serve
 
 SERVE = (
     "Make or upgrade the database, start an embedded Valkey where REDIS_URL is unset, then web and worker, and start again what dies. "
@@ -38,7 +42,7 @@ def _serve(_arguments: argparse.Namespace) -> int:
 
     config = Config.from_environ()
     start = Start(config)
-    return serve.run(config, prepare=start.prepare, on_ready=start.tell)
+    return serve.run(config, programs=start.programs(), prepare=start.prepare, on_ready=start.tell)
 
 
 @dataclass
@@ -48,16 +52,34 @@ class Start:
     config: Config
     found: dict[str, Any] = field(default_factory=dict)
 
+    def programs(self) -> list[serve.Program]:
+        """Give the service's programs: forks of this process, which `prepare` loads what they share into."""
+        from orqo import serve
+
+        return serve.programs_of(self.config, web=_web_process, worker=_worker_process)
+
     def prepare(self) -> None:
-        """Make the box ready in a process of its own: the supervisor stays up for months and shall not hold SQLAlchemy."""
-        path = os.pathsep.join([str(PROJECT_DIR), *filter(None, [os.environ.get("PYTHONPATH")])])
-        argv = [sys.executable, "-m", "orqo.cli.starting", *(["--link"] if sys.stdout.isatty() else [])]
-        env = {**os.environ, "PYTHONPATH": path}
-        # In a session of its own: what a Ctrl-C ends is the service, not the making of its database.
-        done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False, start_new_session=True)
-        if done.returncode != 0:
-            raise CannotStart(done.stderr.strip().removeprefix("orqo: ") or f"the preparation ended with exit status {done.returncode}")
-        self.found = json.loads(done.stdout)
+        """Make the box ready in a process of its own, for no engine may cross a fork; meanwhile load what is forked later."""
+        from orqo.cli import starting
+
+        link = sys.stdout.isatty()
+        with TemporaryFile("w+") as said, TemporaryFile("w+") as told:
+            # In a session of its own: what a Ctrl-C ends is the service, not the making of its database.
+            preparing = processes.fork(
+                lambda: starting.main(link=link),
+                name="orqo-prepare",
+                orphan_signal=signal.SIGTERM,
+                outputs=(said.fileno(), told.fileno()),
+            )
+            from orqo import forked
+
+            forked.settle()
+            status = preparing.wait()
+            said.seek(0)
+            told.seek(0)
+            if status != 0:
+                raise CannotStart(told.read().strip().removeprefix("orqo: ") or f"the preparation ended with exit status {status}")
+            self.found = json.load(said)
 
     def tell(self) -> None:
         """Say how one signs in and how a run is started. The URLs are credentials: only a terminal is shown them."""
@@ -70,3 +92,15 @@ class Start:
             print(f"orqo: start a run from another terminal:\n\n  {curl}\n\nand see it:\n\n  {listing}\n", flush=True)
         else:
             print(f"orqo: how to start a run says: {self.found['show']}", flush=True)
+
+
+def _web_process() -> int:
+    from orqo import forked
+
+    return forked.web_process()
+
+
+def _worker_process() -> int:
+    from orqo import forked
+
+    return forked.worker_process()

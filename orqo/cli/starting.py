@@ -1,7 +1,7 @@
 """What precedes every start of the service: a database of this release's version, the instance key, once the example.
 
-Run by `serve` as a process of its own; says on stdout, as one JSON object, how the example is started and, where `--link`
-is given, how one signs in to the dashboard.
+Run by `serve` as a process of its own; says on stdout, as one JSON object, how the example is started and, where a `link`
+is asked for, how one signs in to the dashboard.
 """
 
 from __future__ import annotations
@@ -120,12 +120,16 @@ def _example(connection: Any) -> dict[str, Any] | None:
     return next((row for row in enabled if (row["workflow"], row["name"]) == (WORKFLOW, TRIGGER)), None)
 
 
-def main() -> int:
-    """Prepare the box that the environment names."""
+def main(*, link: bool = False) -> int:
+    """Prepare the box that the environment names; give the exit status. Faults are told on stderr."""
     os.umask(0o077)
-    print(json.dumps(prepare(Config.from_environ(), link="--link" in sys.argv[1:])))
+    return guarded(lambda: _say(prepare(Config.from_environ(), link=link)))
+
+
+def _say(found: dict[str, str]) -> int:
+    print(json.dumps(found))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main))
+    sys.exit(main())
