@@ -30,7 +30,7 @@ from orqo.config import PROJECT_DIR, Config
 
 WORKERS = 2
 # Web, the supervisor, Valkey, the workers' parent, two workers and the dispatcher.
-PROCESSES = 7
+PROCESSES = 6
 LOOK_S = 0.005
 # So long nothing is asked before memory is read, and so long wake-ups are counted.
 SETTLE_S, COUNTED_S = 4.0, 10.0

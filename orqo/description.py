@@ -52,7 +52,7 @@ class _Description:
     def value(self) -> dict[str, Any]:
         with self._lock:
             if not self._value:
-                self._value = _read()
+                self._value = read(OPENAPI_FILE)
             return self._value
 
     def operations(self) -> Mapping[str, Operation]:
@@ -62,10 +62,10 @@ class _Description:
         return self._operations
 
 
-def _read() -> dict[str, Any]:
-    """Read the file, or the same in JSON from where an earlier start put it: beside the compiled modules, and as trusted as they are."""
-    text = OPENAPI_FILE.read_text(encoding="utf-8")
-    kept = OPENAPI_FILE.parent / "__pycache__" / f"openapi.{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+def read(file: Path) -> dict[str, Any]:
+    """Read a file of YAML, or the same in JSON from where an earlier start put it: beside the compiled modules, as trusted as they are."""
+    text = file.read_text(encoding="utf-8")
+    kept = file.parent / "__pycache__" / f"{file.stem}.{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
     try:
         return json.loads(kept.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
     except (OSError, ValueError):

@@ -33,6 +33,8 @@ SWEEP_EVERY_S = 1.0
 STALE_S = 2.0
 DRAIN_LOOK_S = 0.2
 SHARED_S = 0.02
+# Whoever listens has nothing else to do, and ends with the process.
+LISTEN_S = 30.0
 FOLDER_EVERY_S = 2.0
 PRUNE_FIRST_S, PRUNE_PAUSE_S, PRUNE_EVERY_S = 10.0, 0.5, 60.0
 
@@ -127,7 +129,7 @@ def _listen(dispatcher: Dispatcher) -> None:
     """Pass on what workers tell; without Redis the loop looks once a second."""
     notices = dispatcher.bell.notices()
     while not dispatcher.stopping.is_set():
-        if notices.wait(SWEEP_EVERY_S):
+        if notices.wait(LISTEN_S):
             dispatcher.inbox.put(None)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import importlib
 import sys
-from collections.abc import Callable
 
 from orqo import assembly, db, description, metrics, pool, web
 from orqo.config import Config, ConfigError
@@ -17,38 +16,34 @@ from orqo.db import SchemaMismatch
 from orqo.errors import Unavailable
 
 
-def settle() -> None:
-    """Prepare the memory to be shared: to be called last before the first fork.
-
-    What a child's garbage collector looks through it also writes to, and what it writes to is the child's own from then on.
-    """
-    # What SQLAlchemy would import at its first engine, in each child anew.
+def load() -> None:
+    """Load what is imported or read at its first need only, and so would be in each child anew."""
     importlib.import_module("sqlalchemy.dialects.sqlite")
     db.sqlite_module()
     metrics.load()
     description.operations()
-    gc.collect()
+
+
+def settle(config: Config) -> bytes:
+    """Do what precedes the first fork, and give the instance key. Raises ConfigError, SchemaMismatch, Unavailable.
+
+    What a child's garbage collector looks through it also writes to, and what it writes to is the child's own from then on.
+    """
+    key = pool.begin(config)
     gc.freeze()
+    gc.enable()
+    return key
 
 
-def web_process() -> int:
-    """Be the web process; give its exit status."""
-    return _told(_serve)
-
-
-def worker_process() -> int:
-    """Be the parent of the workers and the dispatcher; give its exit status."""
-    return _told(pool.main)
+def main(name: str, key: bytes) -> int:
+    """Be the process of this name, web or one of the pool's, from its beginning to its end; give the exit status."""
+    try:
+        return _serve() if name == "web" else pool.alone(name, key)
+    except (ConfigError, SchemaMismatch, Unavailable) as fault:
+        print(f"orqo: {fault}", file=sys.stderr)
+        return 1
 
 
 def _serve() -> int:
     config = Config.from_environ()
     return web.serve(assembly.started(config), config)
-
-
-def _told(main: Callable[[], int]) -> int:
-    try:
-        return main()
-    except (ConfigError, SchemaMismatch, Unavailable) as fault:
-        print(f"orqo: {fault}", file=sys.stderr)
-        return 1

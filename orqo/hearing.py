@@ -17,6 +17,10 @@ from orqo.redisurl import TIMEOUT_S, client, quick_client
 PAUSE_FIRST_S, PAUSE_MAX_S = 0.05, 0.5
 # So long at most until a Redis that is frozen or cut off is noticed.
 SLICE_S = 5.0
+# The embedded server looks once a second for waits that are over.
+SLICE_MARGIN_S = 2.0
+# So soon a Redis that was gone is looked for again.
+AGAIN_S = 1.0
 
 
 class _Interrupted(Exception):
@@ -30,7 +34,7 @@ class WakeUps:
     """
 
     def __init__(self, url: str, key: str, stopping: threading.Event) -> None:
-        self._client = client(url, socket_timeout=SLICE_S + 1, socket_connect_timeout=SLICE_S)
+        self._client = client(url, socket_timeout=SLICE_S + SLICE_MARGIN_S, socket_connect_timeout=SLICE_S)
         self._key, self._stopping = key, stopping
         self._is_waiting = False
 
@@ -66,7 +70,7 @@ class Notices:
         self._subscription: PubSub | None = None
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait until something is told or the time is over; tells which. Without Redis the time simply passes."""
+        """Wait until something is told or the time is over; tells which. Without Redis the time passes, a second of it at most."""
         try:
             if self._subscription is None:
                 self._subscription = quick_client(self._url).pubsub(ignore_subscribe_messages=True)
@@ -74,7 +78,7 @@ class Notices:
             return self._subscription.get_message(timeout=timeout_s) is not None
         except (RedisError, OSError):
             self._subscription = None
-            time.sleep(timeout_s)
+            time.sleep(min(timeout_s, AGAIN_S))
             return False
 
 

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from orqo import clock, db, deliveries, dispatcher, executor, instance, leases, logs, metrics, outbound, processes, queue, retention, runs
 from orqo.config import Config, ConfigError
@@ -29,8 +30,11 @@ from orqo.workflows import Definitions
 
 log = logging.getLogger(__name__)
 
+# The name that the workers and the dispatcher count under.
+METRICS = "worker"
 WATCHED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-WAIT_S = 1.0
+# Each death is a signal, which ends the wait.
+LOOK_S = 30.0
 # Short: a fork costs little, and while all children wait no run goes on.
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.2, 1.0
 SETTLED_S = 10.0
@@ -53,18 +57,37 @@ def main() -> int:
     """Run until SIGTERM or SIGINT; the environment is the configuration. Raises ConfigError, SchemaMismatch."""
     config = Config.from_environ()
     logs.install(config.log_level, config.log_format)
-    key = _checked_key(config)
-    metrics.begin(config.data, "worker")
+    key = begin(config)
     secrets = SecretStore.from_config(config)
-    children = [Child(f"worker-{number}", lambda: _work(config, key, secrets)) for number in range(1, config.workers + 1)]
-    children.append(Child("dispatcher", lambda: _dispatch(config, key, secrets)))
-    handover.remove_leftovers(config.data / "runs")
+    children = [Child(name, partial(work, config, key, secrets)) for name, work in kinds(config).items()]
     processes.adopt_orphans()
     gc.freeze()
     signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
     _supervise(children)
     _stop(children, config.stop_timeout_s + KILL_AFTER_S)
     return 0
+
+
+def alone(name: str, key: bytes) -> int:
+    """Be one of the processes that `kinds` names, for a parent that did `begin`; give the exit status."""
+    config = Config.from_environ()
+    logs.install(config.log_level, config.log_format)
+    metrics.join(config.data, METRICS)
+    kinds(config)[name](config, key, SecretStore.from_config(config))
+    return 0
+
+
+def kinds(config: Config) -> dict[str, Callable[[Config, bytes, SecretStore], None]]:
+    """Give what there is a process for: the workers and the dispatcher, by name."""
+    return {**{f"worker-{number}": _work for number in range(1, config.workers + 1)}, "dispatcher": _dispatch}
+
+
+def begin(config: Config) -> bytes:
+    """Do what precedes the first fork, and give the instance key: no engine is open afterwards. Raises as `main` does."""
+    key = _checked_key(config)
+    metrics.begin(config.data, METRICS)
+    handover.remove_leftovers(config.data / "runs")
+    return key
 
 
 def _checked_key(config: Config) -> bytes:
@@ -84,7 +107,8 @@ def _supervise(children: list[Child]) -> None:
         for child in children:
             if not child.pid and time.monotonic() >= child.start_at:
                 _fork(child)
-        received = signal.sigtimedwait(WATCHED, WAIT_S)
+        due = [child.start_at - time.monotonic() for child in children if not child.pid]
+        received = signal.sigtimedwait(WATCHED, max(0.0, min([LOOK_S, *due])))
         if received is not None and received.si_signo != signal.SIGCHLD:
             return
         _reap(children)

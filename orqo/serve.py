@@ -28,6 +28,7 @@ WEB_STOP_TIMEOUT_S = 11.0
 # The worker kills what is left of its own when its time is over, and this much later it must be gone.
 WORKER_GRACE_S = 1.2
 VALKEY_STOP_TIMEOUT_S = 0.3
+WORKER_BACKOFF_MAX_S = 1.0
 READY_TIMEOUT_S = 2.0
 SIMULATED = """
 !!!  ORQO_SIMULATE=1: this is a stand-in. Whoever asks for a failure gets one, and workflows may refuse, delay and
@@ -48,8 +49,8 @@ def run(
 ) -> int:
     """Serve until SIGTERM, SIGINT or SIGHUP; give the exit status: 0, or 1 after one line on stderr that says what to mend.
 
-    `programs` stop in the order given. `prepare` runs before they start, when Redis is starting, and may raise CannotStart;
-    `on_ready` runs once when all are ready.
+    `programs` stop in the order given. `prepare` runs before they start, when Redis
+    is up, and may raise CannotStart; `on_ready` runs once when all are ready.
     """
     # The database, keys and Valkey's files are the service's alone.
     os.umask(0o077)
@@ -93,18 +94,29 @@ def _run(
     supervisor.stop()
 
 
-def programs_of(config: Config, *, web: Callable[[], int], worker: Callable[[], int]) -> list[Program]:
-    """Give web and worker, which forks of this process become by calling these, in the order in which they stop."""
-    return [
-        Program(
-            name="web",
-            main=web,
-            ready=lambda: is_up(config),
-            stop_timeout_s=WEB_STOP_TIMEOUT_S,
-            head_start_s=WEB_HEAD_START_S,
-        ),
-        Program(name="worker", main=worker, stop_timeout_s=config.stop_timeout_s + WORKER_GRACE_S),
-    ]
+def programs_of(config: Config, main: Callable[[str], int]) -> list[Program]:
+    """Give web, the workers and the dispatcher, in the order in which they stop: forks of this process that call `main` by name."""
+    web = Program(
+        name="web",
+        main=lambda: main("web"),
+        ready=lambda: is_up(config),
+        stop_timeout_s=WEB_STOP_TIMEOUT_S,
+        head_start_s=WEB_HEAD_START_S,
+    )
+    workers = [f"worker-{number}" for number in range(1, config.workers + 1)]
+    return [web, *(_background(config, name, main) for name in workers), _background(config, "dispatcher", main)]
+
+
+def _background(config: Config, name: str, main: Callable[[str], int]) -> Program:
+    return Program(
+        name=name,
+        main=lambda: main(name),
+        stop_timeout_s=config.stop_timeout_s + WORKER_GRACE_S,
+        # All of them at once; what stops next is what they need.
+        head_start_s=0.0,
+        # A fork costs little, and while all workers wait no run goes on.
+        backoff_max_s=WORKER_BACKOFF_MAX_S,
+    )
 
 
 def make_data_folder(folder: Path) -> None:
@@ -163,6 +175,7 @@ def _start_valkey(config: Config, supervisor: Supervisor, stack: ExitStack) -> s
         argv=valkey.command(valkey.needed_program(), folder=folder, socket_path=socket_path),
         stop_timeout_s=VALKEY_STOP_TIMEOUT_S,
         orphan_signal=signal.SIGKILL,
+        end=lambda: valkey.ask_to_end(socket_path),
     )
     try:
         valkey.wait_until_up(socket_path, supervisor.add(program), folder=folder)

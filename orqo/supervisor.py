@@ -23,6 +23,8 @@ SETTLED_S = 10.0
 # A program that cannot even come up once is not going to by being started again.
 FAILED_STARTS_MAX = 5
 TICK_S = 0.05
+# Each death is a signal, which ends the wait.
+LOOK_S = 30.0
 # Two signals of one Ctrl-C (the terminal's and make's) come closer together than two Ctrl-Cs.
 HURRY_AFTER_S = 0.5
 
@@ -33,8 +35,8 @@ class Program:
 
     `ready` is asked until it says yes once.
 
-    On stopping, it gets SIGTERM and after `stop_timeout_s` SIGKILL; the next program's turn comes when it has ended,
-    or after `head_start_s`. `orphan_signal` is what it gets when the supervisor is killed.
+    On stopping, it gets SIGTERM, unless `end` asks it another way, and after `stop_timeout_s` SIGKILL; the next program's
+    turn comes when it has ended, or after `head_start_s`. `orphan_signal` is what it gets when the supervisor is killed.
     """
 
     name: str
@@ -44,6 +46,8 @@ class Program:
     head_start_s: float | None = None
     orphan_signal: signal.Signals = signal.SIGTERM
     main: Callable[[], int] | None = None
+    backoff_max_s: float = BACKOFF_MAX_S
+    end: Callable[[], None] | None = None
 
 
 class Signals:
@@ -130,7 +134,7 @@ class Supervisor:
         CannotStart when a program fails at every start.
         """
         told = False
-        while not self.stop_asked(TICK_S if not told else 1.0):
+        while not self.stop_asked(LOOK_S if told else TICK_S):
             for child in self._children:
                 self._look_after(child)
             if not told and all(child.ready for child in self._children):
@@ -177,7 +181,7 @@ class Supervisor:
             raise CannotStart(f"{child.program.name} {how} at each of {FAILED_STARTS_MAX} starts; what it wrote above says why.")
         self.say(f"{child.program.name} {how}; it is started again in {child.backoff_s:.1f} s")
         child.start_due = now + child.backoff_s
-        child.backoff_s = min(2 * child.backoff_s, BACKOFF_MAX_S)
+        child.backoff_s = min(2 * child.backoff_s, child.program.backoff_max_s)
 
     def stop(self) -> None:
         """End everything, each program in its turn and within its time; a second Ctrl-C ends everything at once."""
@@ -186,7 +190,7 @@ class Supervisor:
         asked: list[_Child] = []
         while waiting or any(child.running for child in asked):
             now = time.monotonic()
-            if waiting and (now >= turn_due or not any(child.running for child in asked)):
+            while waiting and (now >= turn_due or not any(child.running for child in asked)):
                 asked.append(waiting.pop(0))
                 turn_due = now + _ask_to_end(asked[-1], now)
             self._kill_overdue(asked, now)
@@ -219,8 +223,10 @@ class Supervisor:
 
 
 def _ask_to_end(child: _Child, now: float) -> float:
-    """Send SIGTERM; give the seconds until the next program's turn."""
-    if child.process:
+    """Ask a program to end; give the seconds until the next one's turn."""
+    if child.program.end is not None:
+        child.program.end()
+    elif child.process:
         child.process.terminate()
     child.kill_due = now + child.program.stop_timeout_s
     head_start_s = child.program.head_start_s

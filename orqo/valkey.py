@@ -14,7 +14,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -25,7 +25,8 @@ LOG_NAME = "valkey.log"
 FOLDER_PREFIX = "orqo-"
 # sun_path of unix(7) holds 108 bytes with its closing NUL.
 SOCKET_PATH_MAX_BYTES = 107
-START_TIMEOUT_S = 10.0
+START_TIMEOUT_S, END_TIMEOUT_S = 10.0, 0.1
+SHUTDOWN = b"SHUTDOWN NOSAVE\r\n"
 
 
 def find_valkey() -> list[str] | None:
@@ -44,6 +45,8 @@ def command(program: list[str], *, folder: Path, socket_path: Path) -> list[str]
         "--appendonly": "yes",
         "--save": "",
         "--daemonize": "no",
+        # So often a second it looks after itself though nothing happens; what expires is noticed when it is asked for.
+        "--hz": "1",
         # At every start it warns of kernel settings that matter to large Redis servers only.
         "--logfile": str(folder / LOG_NAME),
         "--loglevel": "warning",
@@ -104,9 +107,17 @@ def shut_down(url: str) -> None:
     Two servers that append to one file would spoil it.
     """
     socket_path = socket_of(url)
-    _ask(socket_path, b"SHUTDOWN NOSAVE\r\n")
+    _ask(socket_path, SHUTDOWN)
     if socket_path.name == SOCKET_NAME and socket_path.parent.name.startswith(FOLDER_PREFIX):
         shutil.rmtree(socket_path.parent, ignore_errors=True)
+
+
+def ask_to_end(socket_path: Path) -> None:
+    """Tell the server on this socket to end: a signal it would notice within the second, at its next look at itself."""
+    with suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(END_TIMEOUT_S)
+        connection.connect(str(socket_path))
+        connection.sendall(SHUTDOWN)
 
 
 def url_of(socket_path: Path) -> str:

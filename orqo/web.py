@@ -29,6 +29,7 @@ from orqo.config import Config
 DRAIN_S = 10.0
 # A connection this young may carry a request that has not arrived yet.
 QUIET_S = 0.25
+LOOK_S, IDLE_LOOK_S = 1.0, 30.0
 CONNECTION_LIMIT = 1000
 HEADERS_MAX_BYTES = 32768
 # Above the application's own limit, so that it is the application that answers the usual "too large", after its token check.
@@ -89,6 +90,7 @@ class Server:
             # The application knows ORQO_TRUSTED_PROXIES; nothing else of ours reads what proxies say.
             clear_untrusted_proxy_headers=False,
         )
+        self._listening = len(self._map)
         self._listeners = [one for one in self._map.values() if isinstance(one, BaseWSGIServer)]
         for listener in self._listeners:
             listener.channel_class = Channel
@@ -97,8 +99,10 @@ class Server:
     def run(self) -> None:
         """Serve until `stop`, then drain."""
         while not self.draining.is_set():
+            # Without a connection there is none to be closed for its silence; `stop` pulls the trigger.
+            idle = len(self._map) == self._listening
             # poll, not select: select raises on descriptors above 1023, which 1,000 connections reach.
-            wasyncore.poll2(1.0, self._map)
+            wasyncore.poll2(IDLE_LOOK_S if idle else LOOK_S, self._map)
         self._drain()
 
     def stop(self) -> None:

@@ -36,11 +36,17 @@ def prepare():
     if os.environ.get("PREPARE_FAILS"):
         raise serve.CannotStart("The database is of another release: run db upgrade.")
 
+def be_worker():
+    exec(code["worker"], {})
+    return 0
+
+how = {"main": be_worker} if os.environ.get("FORKED") else {"argv": (sys.executable, "-c", code["worker"])}
+worker = serve.Program("worker", stop_timeout_s=config.stop_timeout_s, **how)
 sys.exit(serve.run(
     config,
     programs=[
         serve.Program("web", (sys.executable, "-c", code["web"]), ready=lambda: serve.is_up(config), stop_timeout_s=3, head_start_s=0.5),
-        serve.Program("worker", (sys.executable, "-c", code["worker"]), stop_timeout_s=config.stop_timeout_s),
+        worker,
     ],
     prepare=prepare,
     on_ready=lambda: print("everything is ready", flush=True),
@@ -208,8 +214,9 @@ def test_starts_everything_and_says_where_it_listens(start_box: StartBox) -> Non
     assert valkey.answers(valkey.socket_of(url_in(box)))
 
 
-def test_children_are_told_where_redis_is(start_box: StartBox) -> None:
-    box = start_box(worker=WORKER.replace('"started"', 'os.environ["REDIS_URL"]'))
+@pytest.mark.parametrize("env", [{}, {"FORKED": "1"}])
+def test_children_are_told_where_redis_is(start_box: StartBox, env: dict[str, str]) -> None:
+    box = start_box(worker=WORKER.replace('"started"', 'os.environ["REDIS_URL"]'), **env)
 
     assert ["worker", url_in(box)] in [line[:2] for line in box.notes()]
 
@@ -232,9 +239,9 @@ def test_given_redis_is_used_and_none_started(start_box: StartBox) -> None:
     assert not (box.data / "redis.url").exists() and not valkey_pids(box.data)
 
 
-@pytest.mark.parametrize("name", ["web", "worker", "valkey"])
-def test_what_is_killed_is_started_again(start_box: StartBox, name: str) -> None:
-    box = start_box()
+@pytest.mark.parametrize(("name", "env"), [("web", {}), ("worker", {}), ("worker", {"FORKED": "1"}), ("valkey", {})])
+def test_what_is_killed_is_started_again(start_box: StartBox, name: str, env: dict[str, str]) -> None:
+    box = start_box(**env)
     before = box.started(name)
 
     os.kill(before, signal.SIGKILL)
@@ -284,8 +291,9 @@ def test_web_that_cannot_start_ends_everything(start_box: StartBox) -> None:
     assert not any(alive(pid) for pid in box.pids())
 
 
-def test_sigterm_stops_web_then_worker_then_valkey(start_box: StartBox) -> None:
-    box = start_box()
+@pytest.mark.parametrize("env", [{}, {"FORKED": "1"}])
+def test_sigterm_stops_web_then_worker_then_valkey(start_box: StartBox, env: dict[str, str]) -> None:
+    box = start_box(**env)
     pids, socket_path = box.pids(), valkey.socket_of(url_in(box))
 
     box.process.terminate()
@@ -333,8 +341,9 @@ def test_second_ctrl_c_ends_everything_at_once(start_box: StartBox) -> None:
     assert not any(alive(pid) for pid in pids)
 
 
-def test_killed_supervisor_takes_everything_along_and_next_start_works(start_box: StartBox) -> None:
-    first = start_box()
+@pytest.mark.parametrize("env", [{}, {"FORKED": "1"}])
+def test_killed_supervisor_takes_everything_along_and_next_start_works(start_box: StartBox, env: dict[str, str]) -> None:
+    first = start_box(**env)
     pids, old_folder = first.pids(), valkey.socket_of(url_in(first)).parent
     first.process.kill()
     first.process.wait()

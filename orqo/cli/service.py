@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import signal
 import sys
@@ -51,15 +52,18 @@ class Start:
 
     config: Config
     found: dict[str, Any] = field(default_factory=dict)
+    key: bytes = b""
 
     def programs(self) -> list[serve.Program]:
         """Give the service's programs: forks of this process, which `prepare` loads what they share into."""
         from orqo import serve
 
-        return serve.programs_of(self.config, web=_web_process, worker=_worker_process)
+        return serve.programs_of(self.config, self._be)
 
     def prepare(self) -> None:
         """Make the box ready in a process of its own, for no engine may cross a fork; meanwhile load what is forked later."""
+        # A sixth of the imports' time goes into looking for garbage that they do not make.
+        gc.disable()
         from orqo.cli import starting
 
         link = sys.stdout.isatty()
@@ -73,13 +77,19 @@ class Start:
             )
             from orqo import forked
 
-            forked.settle()
+            forked.load()
             status = preparing.wait()
             said.seek(0)
             told.seek(0)
             if status != 0:
                 raise CannotStart(told.read().strip().removeprefix("orqo: ") or f"the preparation ended with exit status {status}")
             self.found = json.load(said)
+        self.key = forked.settle(self.config)
+
+    def _be(self, name: str) -> int:
+        from orqo import forked
+
+        return forked.main(name, self.key)
 
     def tell(self) -> None:
         """Say how one signs in and how a run is started. The URLs are credentials: only a terminal is shown them."""
@@ -92,15 +102,3 @@ class Start:
             print(f"orqo: start a run from another terminal:\n\n  {curl}\n\nand see it:\n\n  {listing}\n", flush=True)
         else:
             print(f"orqo: how to start a run says: {self.found['show']}", flush=True)
-
-
-def _web_process() -> int:
-    from orqo import forked
-
-    return forked.web_process()
-
-
-def _worker_process() -> int:
-    from orqo import forked
-
-    return forked.worker_process()

@@ -16,7 +16,7 @@ from chaos.world import World
 KILLS_A_RUN, FREEZES_A_RUN, RESETS_A_RUN, LOCKS_A_RUN, VANISHES_A_RUN = 0.24, 0.024, 0.004, 0.004, 0.006
 LONG_FREEZE_S = 33.0
 # What is killed: mostly workers, for they are many.
-VICTIMS = ("worker", "web", *("dispatcher",) * 5, *("child",) * 40)
+VICTIMS = ("web", "web", *("dispatcher",) * 5, *("child",) * 40)
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Storm:
             self.done[f"kill -9 {kind}"] += 1
 
     def _freeze(self, fault: Fault) -> None:
-        kind = ("child", "child", "child", "child", "dispatcher", "dispatcher", "web", "worker")[int(fault.detail * 8)]
+        kind = ("child", "child", "child", "child", "child", "dispatcher", "dispatcher", "web")[int(fault.detail * 8)]
         pid = self._pick(kind, fault.detail)
         if pid is not None:
             self.done[f"SIGSTOP {kind}"] += 1

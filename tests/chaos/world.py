@@ -143,23 +143,17 @@ class World:
         return database.Postgres(self.database_url) if self.database_url else database.open_file(self.data / "orqo.db")
 
     def processes(self) -> dict[str, list[int]]:
-        """Give the living processes by what they are: web, worker (the parent), child (workers and the dispatcher)."""
-        found: dict[str, list[int]] = {"web": [], "worker": [], "child": []}
-        if self.service is None:
-            return found
-        tree = _children()
-        for pid in tree.get(self.service.pid, []):
-            words = _command_line(pid)
-            if "app.py" in words:
-                found["web"].append(pid)
-            elif "worker.py" in words:
-                found["worker"].append(pid)
-                found["child"] += [child for child in tree.get(pid, []) if "worker.py" in _command_line(child)]
+        """Give the living processes by what they are: web, child (workers and the dispatcher)."""
+        found: dict[str, list[int]] = {"web": [], "child": []}
+        for pid in _children().get(self.service.pid, []) if self.service else ():
+            kind = "web" if _name(pid) == "orqo-web" else "child" if _name(pid).startswith(("orqo-worker-", "orqo-dispatch")) else None
+            if kind:
+                found[kind].append(pid)
         return found
 
     def dispatcher(self) -> list[int]:
-        """Give the child that is the dispatcher: it has many sending threads, a worker two or three."""
-        return [pid for pid in self.processes()["child"] if _threads(pid) > 3]
+        """Give the child that is the dispatcher."""
+        return [pid for pid in self.processes()["child"] if _name(pid).startswith("orqo-dispatch")]
 
     # ── faults ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -220,13 +214,7 @@ def _children() -> dict[int, list[int]]:
     return tree
 
 
-def _command_line(pid: int) -> str:
+def _name(pid: int) -> str:
     with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+        return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
     return ""
-
-
-def _threads(pid: int) -> int:
-    with contextlib.suppress(OSError):
-        return len(os.listdir(f"/proc/{pid}/task"))
-    return 0

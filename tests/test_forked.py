@@ -1,0 +1,115 @@
+"""The service as one parent and its forks: what is loaded before the first, who comes back after a kill, what all of them share."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from orqo import description, yamlfile
+from orqo.config import PROJECT_DIR
+from support import Service, TestBox, wait_for
+
+LOADED = """
+import json, os, sys
+from orqo.cli import starting
+from orqo import forked, metrics
+forked.load()
+before = set(sys.modules)
+print(json.dumps({"threads": len(os.listdir("/proc/self/task")), "files": len(os.listdir("/proc/self/fd")) - 4,
+                  "loaded": ["flask" in before, "rq" in before, "prometheus_client" in before or not metrics.are_available()],
+                  "counts": metrics.FOLDER_VARIABLE in os.environ}))
+"""
+
+
+@pytest.fixture
+def whole(box: TestBox, settings: dict[str, str], tmp_path: Path) -> Iterator[tuple[Service, subprocess.Popen[bytes]]]:
+    """The whole service as `serve` runs it, with two workers, and its parent."""
+    env = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **settings, "ORQO_WORKERS": "2", "ORQO_EXAMPLE": "0"}
+    service = Service(box, env, log=tmp_path / "service.log")
+    with service.log.open("ab") as log:
+        parent = subprocess.Popen([sys.executable, "-m", "orqo", "serve"], env=env, stdout=log, stderr=log, cwd=PROJECT_DIR)
+    try:
+        service.wait_ready()
+        yield service, parent
+    finally:
+        parent.terminate()
+        assert parent.wait(timeout=30) == 0, service.log.read_text()
+
+
+def forks(parent: int) -> dict[str, int]:
+    """Give the process ids of a parent's children by name."""
+    pids = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return {Path(f"/proc/{pid}/comm").read_text().strip(): int(pid) for pid in pids}
+
+
+def test_what_is_loaded_before_the_first_fork_has_neither_threads_nor_files_and_does_not_count() -> None:
+    done = subprocess.run([sys.executable, "-c", LOADED], cwd=PROJECT_DIR, check=True, capture_output=True, text=True)
+
+    assert json.loads(done.stdout) == {"threads": 1, "files": 0, "loaded": [True, True, True], "counts": False}
+
+
+def test_each_process_comes_back_by_itself_and_the_service_goes_on(whole: tuple[Service, subprocess.Popen[bytes]]) -> None:
+    service, parent = whole
+    names = {"orqo-web", "orqo-worker-1", "orqo-worker-2", "orqo-dispatcher"}
+    before = forks(parent.pid)
+    assert set(before) == names
+
+    for pid in before.values():
+        os.kill(pid, signal.SIGKILL)
+
+    after = wait_for(lambda: set(found := forks(parent.pid)) == names and not set(found.values()) & set(before.values()) and found)
+    assert set(after) == names
+    service.wait_ready()
+    answer = requests.post(service.url + service.box.hook("hello"), timeout=5)
+    run_id = answer.json()["workflow_run_id"]
+    wait_for(lambda: service.box.run(run_id)["status"] == "completed", what="the run ends")
+
+
+def test_a_description_is_kept_as_json_until_its_file_changes(tmp_path: Path) -> None:
+    file, kept = tmp_path / "api.yaml", tmp_path / "__pycache__"
+    file.write_text("a: [1, 'x', {b: null}]\n")
+    # Nothing can be kept where there is no such folder.
+    assert description.read(file) == {"a": [1, "x", {"b": None}]}
+
+    kept.mkdir()
+    assert [description.read(file), description.read(file)] == [{"a": [1, "x", {"b": None}]}] * 2
+    (only,) = kept.iterdir()
+    only.write_text('{"from": "here"}')
+    assert description.read(file) == {"from": "here"}
+    only.write_text('{"spoilt"')
+    assert description.read(file) == {"a": [1, "x", {"b": None}]}
+    file.write_text("a: other\n")
+    assert description.read(file) == {"a": "other"}
+
+
+def test_the_kept_json_says_what_the_description_says() -> None:
+    description.read(description.OPENAPI_FILE)
+
+    assert description.read(description.OPENAPI_FILE) == yamlfile.read(description.OPENAPI_FILE.read_text(encoding="utf-8")).value
+
+
+def test_workers_count_into_their_parents_files(tmp_path: Path) -> None:
+    pytest.importorskip("prometheus_client")
+    script = """
+import os, signal, sys
+from pathlib import Path
+from orqo import metrics, processes
+
+def main():
+    metrics.join(Path(sys.argv[1]), "worker")
+    return 0 if os.environ.get(metrics.FOLDER_VARIABLE) == folder else 1
+
+metrics.begin(Path(sys.argv[1]), "worker")
+folder = os.environ[metrics.FOLDER_VARIABLE]
+sys.exit(processes.fork(main, name="test", orphan_signal=signal.SIGKILL, env={}).wait())
+"""
+
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=PROJECT_DIR, check=True)
