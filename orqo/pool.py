@@ -22,6 +22,7 @@ from functools import partial
 from orqo import clock, db, deliveries, dispatcher, executor, instance, leases, logs, metrics, outbound, processes, queue, retention, runs
 from orqo.config import Config, ConfigError
 from orqo.folder import Folder
+from orqo.prepared import compile_all
 from orqo.queue import Bell
 from orqo.secretstore import SecretStore
 from orqo.simulation import Rules, Sending
@@ -96,6 +97,7 @@ def _checked_key(config: Config) -> bytes:
     database = db.Database.open(config.database_url)
     try:
         db.check_version(database)
+        compile_all(database.engine.dialect)
         return instance.establish(database, config, now=clock.now())
     finally:
         database.close()

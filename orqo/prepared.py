@@ -9,9 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, cast
+from weakref import WeakSet
 
 from sqlalchemy import Connection, Dialect, Executable
 from sqlalchemy.exc import DBAPIError
+
+# Those that there are in this process.
+_known: WeakSet[Prepared] = WeakSet()
+
+
+def compile_all(dialect: Dialect) -> None:
+    """Compile the statements that are known so far, for processes that are forked from this one; on PostgreSQL there is nothing to do."""
+    if dialect.name == "sqlite":
+        for each in list(_known):
+            each.compile(dialect)
 
 
 class Prepared:
@@ -23,6 +34,7 @@ class Prepared:
         self._fixed: dict[str, Any] = {}
         self._order: tuple[str, ...] = ()
         self._row: Callable[[Any], Any] | None = None
+        _known.add(self)
 
     def first(self, connection: Connection, parameters: Mapping[str, Any]) -> Any:
         """Execute it and give the first row, None where there is none."""
@@ -58,7 +70,7 @@ class Prepared:
 
     def _executed(self, driver: Any, dialect: Dialect, parameters: Mapping[str, Any]) -> Any:
         if not self._sql:
-            self._compile(dialect)
+            self.compile(dialect)
         values = [parameters[name] if name in parameters else self._fixed[name] for name in self._order]
         base = cast(Any, dialect.loaded_dbapi).Error
         try:
@@ -70,7 +82,8 @@ class Prepared:
         self._row = made = _row_class([column[0] for column in cursor.description])
         return made
 
-    def _compile(self, dialect: Dialect) -> None:
+    def compile(self, dialect: Dialect) -> None:
+        """Make the text that the driver is given."""
         compiled = cast(Any, self.statement).compile(dialect=dialect, column_keys=list(self._names) or None)
         self._fixed, self._order = dict(compiled.params), tuple(compiled.positiontup)
         self._sql = str(compiled)

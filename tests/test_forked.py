@@ -9,12 +9,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import requests
+from sqlalchemy import Integer, bindparam, select
 
 from orqo import description, yamlfile
 from orqo.config import PROJECT_DIR
+from orqo.db import sqlite_module
+from orqo.prepared import Prepared, compile_all
 from support import Service, TestBox, wait_for
 
 LOADED = """
@@ -94,6 +98,18 @@ def test_the_kept_json_says_what_the_description_says() -> None:
     description.read(description.OPENAPI_FILE)
 
     assert description.read(description.OPENAPI_FILE) == yamlfile.read(description.OPENAPI_FILE.read_text(encoding="utf-8")).value
+
+
+def test_a_statement_that_was_compiled_before_the_fork_needs_no_compiler_after_it(box: TestBox) -> None:
+    if not box.database.is_sqlite:
+        pytest.skip("PostgreSQL's driver is given statements by SQLAlchemy")
+    statement = Prepared(select((bindparam("number", type_=Integer) + 1).label("next")), "number")
+
+    compile_all(box.database.engine.dialect)
+
+    driver, without_compiler = sqlite_module().connect(":memory:"), SimpleNamespace(loaded_dbapi=sqlite_module())
+    assert statement.first_of(driver, without_compiler, {"number": 4}).next == 5  # type: ignore[arg-type]
+    driver.close()
 
 
 def test_workers_count_into_their_parents_files(tmp_path: Path) -> None:
