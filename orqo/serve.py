@@ -49,8 +49,8 @@ def run(
 ) -> int:
     """Serve until SIGTERM, SIGINT or SIGHUP; give the exit status: 0, or 1 after one line on stderr that says what to mend.
 
-    `programs` stop in the order given. `prepare` runs before they start, when Redis
-    is up, and may raise CannotStart; `on_ready` runs once when all are ready.
+    `programs` stop in the order given. `prepare` runs before they start, while Redis
+    does, and may raise CannotStart; `on_ready` runs once when all are ready.
     """
     # The database, keys and Valkey's files are the service's alone.
     os.umask(0o077)
@@ -77,11 +77,13 @@ def _run(
     env = dict(os.environ)
     supervisor = Supervisor(env=env, say=_say)
     stack.callback(supervisor.close)
+    wait_for_valkey = _nothing
     if not config.redis_url:
         # Read again by the children, which would refuse both.
         env.pop("REDIS_URL_FILE", None)
-        env["REDIS_URL"] = _start_valkey(config, supervisor, stack)
+        env["REDIS_URL"], wait_for_valkey = _start_valkey(config, supervisor, stack)
     prepare()
+    wait_for_valkey()
     for program in reversed(programs):
         supervisor.add(program)
 
@@ -103,17 +105,17 @@ def programs_of(config: Config, main: Callable[[str], int]) -> list[Program]:
         stop_timeout_s=WEB_STOP_TIMEOUT_S,
         head_start_s=WEB_HEAD_START_S,
     )
-    workers = [f"worker-{number}" for number in range(1, config.workers + 1)]
-    return [web, *(_background(config, name, main) for name in workers), _background(config, "dispatcher", main)]
+    # The workers and the dispatcher all at once; what stops after them is what they need.
+    workers = [_background(config, f"worker-{number}", main, head_start_s=0.0) for number in range(1, config.workers + 1)]
+    return [web, *workers, _background(config, "dispatcher", main, head_start_s=None)]
 
 
-def _background(config: Config, name: str, main: Callable[[str], int]) -> Program:
+def _background(config: Config, name: str, main: Callable[[str], int], *, head_start_s: float | None) -> Program:
     return Program(
         name=name,
         main=lambda: main(name),
         stop_timeout_s=config.stop_timeout_s + WORKER_GRACE_S,
-        # All of them at once; what stops next is what they need.
-        head_start_s=0.0,
+        head_start_s=head_start_s,
         # A fork costs little, and while all workers wait no run goes on.
         backoff_max_s=WORKER_BACKOFF_MAX_S,
     )
@@ -161,8 +163,8 @@ def _check_address(config: Config) -> None:
         one.close()
 
 
-def _start_valkey(config: Config, supervisor: Supervisor, stack: ExitStack) -> str:
-    """Start the embedded server and write where it is into `config.socket_note`; give its URL."""
+def _start_valkey(config: Config, supervisor: Supervisor, stack: ExitStack) -> tuple[str, Callable[[], None]]:
+    """Start the embedded server and write where it is into `config.socket_note`; give its URL and what waits until it is up."""
     with suppress(OSError):
         valkey.shut_down(config.socket_note.read_text(encoding="utf-8"))
     folder = config.data / "valkey"
@@ -177,16 +179,20 @@ def _start_valkey(config: Config, supervisor: Supervisor, stack: ExitStack) -> s
         orphan_signal=signal.SIGKILL,
         end=lambda: valkey.ask_to_end(socket_path),
     )
-    try:
-        valkey.wait_until_up(socket_path, supervisor.add(program), folder=folder)
-    except CannotStart:
-        # Files of a newer version, or spoilt ones. The database is the truth: an empty Redis costs seconds.
-        _set_aside(folder)
-        valkey.wait_until_up(socket_path, supervisor.start_again(program), folder=folder)
+    process = supervisor.add(program)
+
+    def wait() -> None:
+        try:
+            valkey.wait_until_up(socket_path, process, folder=folder)
+        except CannotStart:
+            # Files of a newer version, or spoilt ones. The database is the truth: an empty Redis costs seconds.
+            _set_aside(folder)
+            valkey.wait_until_up(socket_path, supervisor.start_again(program), folder=folder)
+
     url = valkey.url_of(socket_path)
     config.socket_note.write_text(url + "\n", encoding="utf-8")
     stack.callback(config.socket_note.unlink, missing_ok=True)
-    return url
+    return url, wait
 
 
 def _set_aside(folder: Path) -> None:

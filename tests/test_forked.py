@@ -48,6 +48,23 @@ def whole(box: TestBox, settings: dict[str, str], tmp_path: Path) -> Iterator[tu
         assert parent.wait(timeout=30) == 0, service.log.read_text()
 
 
+def test_redis_outlives_those_who_use_it(box: TestBox, settings: dict[str, str], tmp_path: Path) -> None:
+    env = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **settings, "ORQO_WORKERS": "2", "ORQO_EXAMPLE": "0"}
+    service = Service(box, {name: value for name, value in env.items() if name != "REDIS_URL"}, log=tmp_path / "service.log")
+    box.apply("name: slow\nstages: [{name: one, script: 'sleep 2'}]\n")
+    with service.log.open("ab") as log:
+        parent = subprocess.Popen([sys.executable, "-m", "orqo", "serve"], env=service.env, stdout=log, stderr=log, cwd=PROJECT_DIR)
+    service.wait_ready()
+    run_id = requests.post(service.url + box.hook("slow"), timeout=5).json()["workflow_run_id"]
+    wait_for(lambda: box.run(run_id)["status"] == "running")
+
+    parent.terminate()
+
+    assert parent.wait(timeout=30) == 0
+    assert "unreachable" not in service.log.read_text() and "connect" not in service.log.read_text()
+    assert box.run(run_id)["status"] == "completed"
+
+
 def forks(parent: int) -> dict[str, int]:
     """Give the process ids of a parent's children by name."""
     pids = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
