@@ -1,6 +1,6 @@
 # Everything a fresh machine needs; `make help` lists it. Paths are relative because the folder's name may hold spaces.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-full lint contract bench bench-peers chaos screenshots clean
+.PHONY: help run test test-full lint contract bench bench-peers chaos soak screenshots clean
 PY := .venv/bin/python
 # Most tests wait for processes, so more run at a time than there are cores; a file's tests stay together.
 SPREAD := -n 3 --dist loadfile
@@ -35,6 +35,10 @@ bench-peers: ## the same load on adnanh/webhook and Node-RED, where they are ins
 
 chaos: ## kill and freeze everything under load, then check what was promised (RUNS=1000 SEED=7 DB=postgresql)
 	@sh setup.sh requirements-dev.txt && exec env PYTHONPATH=tests RUNS="$(RUNS)" SEED="$(SEED)" ORQO_TEST_DB="$(DB)" $(PY) -m chaos
+
+soak: ## a steady load on the whole service; memory, disk and latency at its end beside its beginning (MINUTES=30 RATE=10 DB=postgresql)
+	@sh setup.sh requirements-dev.txt && exec $(PY) -m bench soak --minutes "$(or $(MINUTES),30)" --rate "$(or $(RATE),10)" \
+	$(if $(filter postgresql,$(DB)),--postgresql)
 
 screenshots: ## pictures of every page into .cache/screenshots, light, dark and on a phone; the README's into docs
 	@sh setup.sh requirements-dev.txt && exec $(PY) tests/browser/screenshots.py .cache/screenshots docs

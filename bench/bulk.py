@@ -21,6 +21,7 @@ DELIVERIES_PER_RUN = 3
 REQUESTS = 10_000
 UNFINISHED = 20
 OLD_RUNS = 60
+HEADERS = '{"host":"127.0.0.1","user-agent":"%s","accept-encoding":"gzip, deflate","accept":"*/*","content-length":"27"}' % ("x" * 80)
 TABLES = ("runs", "stages", "waits", "deliveries", "attempts", "requests")
 
 
@@ -46,7 +47,7 @@ def fill(database: Database, names: Names, *, runs: int, over: timedelta, now: d
         "workflow": names.workflow_id, "version": names.version_id, "old_workflow": names.old_workflow_id,
         "old_version": names.old_version_id, "often": names.trigger_ids[0], "seldom": names.trigger_ids[1], "token": names.token_id,
         "first_callback": names.callback_ids[0], "old_callback": names.old_callback_id, "later": clock.to_text(now + timedelta(days=9)),
-        "bytes": b'{"greeting":"Hello, world"}', "per_run": DELIVERIES_PER_RUN, "boot": _boot(database),
+        "bytes": b'{"greeting":"Hello, world"}', "per_run": DELIVERIES_PER_RUN, "headers": HEADERS, "boot": _boot(database),
     }  # fmt: skip
     deliveries = runs * DELIVERIES_PER_RUN
     for statement, count in ((RUNS, runs), (STAGES, runs), (DELIVERIES, deliveries), (ATTEMPTS, deliveries), (REQUESTS_LOG, REQUESTS)):
@@ -58,6 +59,18 @@ def fill(database: Database, names: Names, *, runs: int, over: timedelta, now: d
         for table in TABLES:
             highest = connection.execute(text(f"SELECT max(id) FROM {table}")).scalar_one()
             db.number_behind(connection, table, highest)
+    settle(database)
+
+
+def request_log(database: Database, *, trigger_id: int, token_id: int, over: timedelta, now: datetime) -> None:
+    """Write as many requests as are kept, for a measurement that is not to see the log fill."""
+    values = {
+        "t0": (now - over).timestamp(), "step": over.total_seconds() / REQUESTS, "total": REQUESTS, "often": trigger_id, "token": token_id,
+        "bytes": b'{"greeting":"Hello, world"}', "headers": HEADERS,
+    }  # fmt: skip
+    with database.transaction() as connection:
+        _write(connection, REQUESTS_LOG, values, first=1, last=REQUESTS)
+        db.number_behind(connection, "requests", REQUESTS)
     settle(database)
 
 
@@ -158,13 +171,14 @@ SELECT s.i, s.run, s.run, 'one', 'approval', 'open', :later, [begun]
 """
 # As many as are kept, whatever the size: the table has a bound of its own.
 REQUESTS_LOG = f"""
-INSERT INTO requests (id, endpoint, received_at, trigger_id, token_id, run_id, status_code, verdict, reason, method, size, webhook_id,
-    event, body)
+INSERT INTO requests (id, endpoint, received_at, trigger_id, token_id, run_id, status_code, verdict, reason, method, size, headers,
+    webhook_id, event, body)
 SELECT s.i, CASE s.i % 4 WHEN 0 THEN 'callback' WHEN 1 THEN 'trigger' ELSE 'hook' END, [begun],
     CASE WHEN s.i % 4 >= 2 THEN :often END, CASE WHEN s.i % 4 = 1 THEN :token END, s.run,
     CASE WHEN s.i % 40 = 3 THEN 401 ELSE 201 END,
     CASE WHEN s.i % 40 = 3 THEN 'refused' WHEN s.i % 4 = 0 THEN 'received' ELSE 'accepted' END,
-    CASE WHEN s.i % 40 = 3 THEN 'its signature does not fit' END, 'POST', 27, CASE WHEN s.i % 8 = 0 THEN 'msg_' || CAST(s.i AS TEXT) END,
+    CASE WHEN s.i % 40 = 3 THEN 'its signature does not fit' END, 'POST', 27, :headers,
+    CASE WHEN s.i % 8 = 0 THEN 'msg_' || CAST(s.i AS TEXT) END,
     CASE WHEN s.i % 8 = 0 THEN 'run.completed' END, CASE WHEN s.i % 40 = 3 THEN NULL ELSE :bytes END
 {SERIES.format(run=":total - i % 500")}
 """

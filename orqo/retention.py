@@ -18,7 +18,7 @@ from sqlalchemy.orm import aliased
 
 from orqo import clock
 from orqo.db import Database
-from orqo.models import TERMINAL, Delivery, DeliveryStatus, IdempotencyKey, Request, Run
+from orqo.models import Delivery, DeliveryStatus, IdempotencyKey, Request, Run
 
 BATCH = 200
 VACUUM_PAGES = 2000
@@ -63,10 +63,11 @@ def prune(database: Database, limits: Limits, runs_dir: Path, *, now: datetime) 
 
 def _free() -> tuple[Any, ...]:
     """Give the condition under which a run may go: it has ended, nothing of it is to be sent, and no parent waits for it."""
-    pending = exists().where(Delivery.run_id == Run.id, Delivery.status == DeliveryStatus.PENDING)
+    # Said so that no index of a status is taken for it: all that ended, or is to be sent, would be looked at for each run.
+    unsent = exists().where(Delivery.run_id == Run.id, Delivery.status.not_in((DeliveryStatus.DELIVERED, DeliveryStatus.DEAD)))
     parent = aliased(Run)
-    waited_for = exists().where(parent.id == Run.parent_id, parent.status.not_in(TERMINAL))
-    return (Run.status.in_(TERMINAL), ~pending, ~waited_for)
+    waited_for = exists().where(parent.id == Run.parent_id, parent.finished_at.is_(None))
+    return (Run.finished_at.is_not(None), ~unsent, ~waited_for)
 
 
 def _over(connection: Connection, limits: Limits, now: datetime) -> list[int]:
