@@ -45,8 +45,8 @@ def name_of(pid: int) -> str:
 
 
 def folder_mb(folder: Path) -> float:
-    """Give what the files below a folder take of the disk."""
-    blocks = 0
+    """Give what a file, or the files below a folder, take of the disk."""
+    blocks = 0 if folder.is_dir() else folder.stat().st_blocks
     for path, _, names in os.walk(folder):
         for name in names:
             with suppress(OSError):

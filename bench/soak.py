@@ -27,7 +27,7 @@ import requests
 
 from bench import boxes, bulk, samples
 from bench.steady import Load, Receiver
-from orqo import clock, db, instance, people, triggers, workflows
+from orqo import clock, db, instance, overview, people, triggers, workflows
 from orqo.config import PROJECT_DIR, Config
 
 KEPT_RUNS = 300
@@ -69,7 +69,7 @@ class Running:
     log: Path
     load: Load
     receiver: Receiver
-    disk_mb: Callable[[], float]
+    disk_mb: Callable[[], dict[str, float]]
 
 
 def main(arguments: list[str]) -> int:
@@ -157,17 +157,18 @@ def _is_ready(base: str) -> bool:
         return False
 
 
-def _disk(data: Path, database: db.Database) -> Callable[[], float]:
-    """Give a function that tells the size of the data folder and of the database, wherever that lies."""
-    from sqlalchemy import text
+def _disk(data: Path, database: db.Database) -> Callable[[], dict[str, float]]:
+    """Give a function that tells what takes how much of the disk: the database with its log, run folders, everything else."""
 
-    def size_mb() -> float:
-        if database.is_sqlite:
-            return samples.folder_mb(data)
+    def sizes_mb() -> dict[str, float]:
+        files_mb = {entry.name: samples.folder_mb(entry) for entry in data.iterdir()}
         with database.read() as connection:
-            return samples.folder_mb(data) + connection.execute(text("SELECT pg_database_size(current_database())")).scalar_one() / 1e6
+            held = overview.database_bytes(database, connection) / 1e6
+        runs_mb = files_mb.pop("runs", 0.0)
+        rest_mb = sum(size for name, size in files_mb.items() if not name.startswith("orqo.db"))
+        return {"database": held, "run folders": runs_mb, "the rest of the data folder": rest_mb}
 
-    return size_mb
+    return sizes_mb
 
 
 # ── the time ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -197,7 +198,8 @@ def _sample(running: Running, soaked: Soaked, names: dict[int, str], taken: list
     soaked.note("RSS MB of all", sum(each.rss_mb for each in used.values()))
     soaked.note("PSS MB of all", sum(each.pss_mb for each in used.values()))
     soaked.note("descriptors of all", sum(each.descriptors for each in used.values()))
-    soaked.note("disk MB", running.disk_mb())
+    for name, size in running.disk_mb().items():
+        soaked.note(f"disk MB {name}", size)
     if taken:
         soaked.note("p50 ms", taken[len(taken) // 2])
         soaked.note("p99 ms", taken[int(len(taken) * 0.99)])
@@ -230,10 +232,9 @@ def _status(load: Load, run_id: int) -> Any:
 
 def report(soaked: Soaked) -> None:
     """Print each figure's first quarter beside its last, and note what grew that must not."""
-    print(f"\n{'median of':<50}{'first quarter':>14}{'last quarter':>14}{'growth':>10}")
+    print(f"\n{'medians; of the disk the most of each half':<50}{'first quarter':>14}{'last quarter':>14}{'growth':>10}")
     for name, values in soaked.figures.items():
-        quarter = max(1, len(values) // 4)
-        first, last = statistics.median(values[:quarter]), statistics.median(values[-quarter:])
+        first, last = _beside(name, values)
         growth = last / first - 1 if first else 0.0
         print(f"{name:<50}{first:>14.1f}{last:>14.1f}{growth:>+10.1%}")
         limit = RSS_GROWTH_MAX if name.startswith("RSS") else DISK_GROWTH_MAX if name.startswith("disk") else None
@@ -241,3 +242,12 @@ def report(soaked: Soaked) -> None:
         spare_mb = 0.0 if name == "RSS MB of all" else SPARE_MB
         if limit is not None and growth > limit and last - first > spare_mb:
             soaked.faults.append(f"{name} grew by {growth:.1%}; {limit:.0%} is the most")
+
+
+def _beside(name: str, values: list[float]) -> tuple[float, float]:
+    """Give the medians of the first and the last quarter; what fills and is emptied in turn is told by its peaks."""
+    if name.startswith("disk"):
+        half = max(1, len(values) // 2)
+        return max(values[:half]), max(values[-half:])
+    quarter = max(1, len(values) // 4)
+    return statistics.median(values[:quarter]), statistics.median(values[-quarter:])

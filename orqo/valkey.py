@@ -44,6 +44,8 @@ def command(program: list[str], *, folder: Path, socket_path: Path) -> list[str]
         "--dir": str(folder),
         "--appendonly": "yes",
         "--save": "",
+        # Next to nothing is kept, so the log of changes is nearly all past: 64 MB of it, the default, would be most of a small box.
+        "--auto-aof-rewrite-min-size": "4mb",
         "--daemonize": "no",
         # So often a second it looks after itself though nothing happens; what expires is noticed when it is asked for.
         "--hz": "1",

@@ -17,9 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from orqo import serve, valkey
 from orqo.config import Config
+from support import wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -454,6 +456,17 @@ def test_absent_redis_is_one_line_and_needs_no_package_to_say_so(start_box: Star
 
     assert box.process.wait(5) == 1
     assert box.log() == "orqo: There is no Redis server: install redis-server or valkey-server, or set REDIS_URL.\n"
+
+
+def test_the_log_of_an_embedded_valkey_is_folded_in_before_it_is_large(tmp_path: Path) -> None:
+    with valkey.running(tmp_path) as url, Redis.from_url(url) as client:
+        for _ in range(60):
+            with client.pipeline(transaction=False) as many:
+                for _ in range(1000):
+                    many.set("wake", "x" * 100)
+                many.execute()
+
+        wait_for(lambda: sum(file.stat().st_size for file in tmp_path.rglob("*.aof")) < 4 * 1024 * 1024, what="the log is folded in")
 
 
 def test_unreadable_valkey_data_is_set_aside(start_box: StartBox, tmp_path: Path) -> None:

@@ -26,8 +26,8 @@ def test_a_short_soak_loses_nothing_and_tells_what_was_used(capsys: pytest.Captu
         ("RSS MB of all", 105.5, True),
         ("RSS MB of all", 104.5, False),
         ("RSS MB python app.py (1)", 106.0, True),
-        ("disk MB", 115.0, True),
-        ("disk MB", 109.0, False),
+        ("disk MB database", 115.0, True),
+        ("disk MB database", 109.0, False),
         ("p99 ms", 300.0, False),
     ],
 )
