@@ -23,6 +23,13 @@ CREATE TABLE instance (
     CHECK (id = 1)
 );
 
+-- The machines that execute runs: each ORQO_DATA is one, for that is where run folders lie. On SQLite there is one.
+CREATE TABLE machines (
+    id TEXT NOT NULL PRIMARY KEY,               -- machine.id in its ORQO_DATA, made at random once
+    name TEXT NOT NULL,                         -- its host name when it was last seen, for people
+    seen_at TEXT NOT NULL                       -- when its workers were last seen, by the database's clock; on SQLite at their start
+);
+
 -- A named definition. Its text lies in workflow_versions; version_id is the newest.
 CREATE TABLE workflows (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -117,6 +124,7 @@ CREATE TABLE runs (
     started_at TEXT,                            -- of the first claim
     finished_at TEXT,
     wake_at TEXT,                               -- while waiting: when to go on
+    machine TEXT NOT NULL DEFAULT '',           -- machines.id of the one whose run folder holds files of it: it goes on there alone; '': none
     awaited INTEGER NOT NULL DEFAULT 0,         -- 1: whoever started it waits for its end (Prefer: wait): its worker tells
     running_ms BIGINT NOT NULL DEFAULT 0,       -- time spent under earlier leases: what the run's timeout counts
     claims INTEGER NOT NULL DEFAULT 0,          -- claims since a stage last ended; past 5 the run fails worker_lost
@@ -145,7 +153,7 @@ CREATE TABLE runs (
     CHECK ((status = 'running') = (lease_owner IS NOT NULL)),
     CHECK ((status = 'failed') = (error_reason IS NOT NULL))
 );
-CREATE INDEX runs_pending ON runs (claims, id) WHERE status = 'pending' AND held = 0;
+CREATE INDEX runs_pending ON runs (machine, claims, id) WHERE status = 'pending' AND held = 0;
 CREATE INDEX runs_running ON runs (id) WHERE status = 'running';
 CREATE INDEX runs_waiting ON runs (wake_at) WHERE status = 'waiting';
 CREATE INDEX runs_by_workflow ON runs (workflow_id, id);

@@ -143,6 +143,9 @@ SETTINGS: dict[str, Setting] = {
     "secrets_file": Setting("ORQO_SECRETS_FILE", _text, "", "a file of NAME=value lines, mode 0600, for ${secrets.NAME}"),
     "example": Setting("ORQO_EXAMPLE", _flag, "1", "make the workflow hello and its trigger at the first start on loopback"),
     "strict": Setting("ORQO_STRICT", _flag, "0", "serve ORQO's documented and inferred API alone"),
+    "machine_lost_after_s": Setting(
+        "ORQO_MACHINE_LOST_AFTER", duration_s, "1h", "how long runs with files wait for the machine that has them; then they fail"
+    ),
     "keep_days": Setting("ORQO_KEEP_DAYS", _integer(1, 36500), "30", "ended runs older than this are deleted, with all that is theirs"),
     "keep_runs": Setting("ORQO_KEEP_RUNS", _integer(1, 100_000_000), "10000", "of more runs than this the oldest ended ones are deleted"),
     "log_format": Setting("ORQO_LOG", _choice("text", "json"), "text", "log lines as text or as one JSON object each"),
@@ -180,6 +183,7 @@ class Config:
     example: bool
     strict: bool
     simulate: bool
+    machine_lost_after_s: float
     keep_days: int
     keep_runs: int
     log_format: str

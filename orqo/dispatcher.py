@@ -19,7 +19,7 @@ from typing import Any
 from sqlalchemy import Row
 from sqlalchemy.exc import DBAPIError
 
-from orqo import attempts, clock, clockstep, crashpoints, deliveries, metrics, retention, runs, schedules
+from orqo import attempts, clock, clockstep, crashpoints, deliveries, machines, metrics, retention, runs, schedules
 from orqo.errors import Unavailable
 from orqo.folder import Folder
 from orqo.models import DeliveryStatus
@@ -36,6 +36,7 @@ SHARED_S = 0.02
 # Whoever listens has nothing else to do, and ends with the process.
 LISTEN_S = 30.0
 FOLDER_EVERY_S = 2.0
+TIDY_EVERY_S = 3600.0
 PRUNE_FIRST_S, PRUNE_PAUSE_S, PRUNE_EVERY_S = 10.0, 0.5, 60.0
 
 
@@ -56,6 +57,7 @@ class Dispatcher:
     keep: retention.Limits | None = None
     folder: Folder | None = None
     runs_dir: Path = Path()
+    machine_lost_after_s: float = runs.MACHINE_LOST_AFTER_S
     simulation: Sending | None = None
     slots: Slots = field(default_factory=Slots)
     inbox: SimpleQueue[attempts.Sent | None] = field(default_factory=SimpleQueue)
@@ -63,12 +65,13 @@ class Dispatcher:
     wall_clock: clockstep.WallClock = field(default_factory=clockstep.WallClock)
     # By how much the clock was set and nothing was shifted yet.
     clock_set: timedelta = timedelta()
+    next_tidying: float = 0.0
 
 
 def loop(dispatcher: Dispatcher) -> None:
     """Deliver and sweep until `stopping` is set; then let the attempts under way end."""
     threading.Thread(target=_listen, args=(dispatcher,), name="notices", daemon=True).start()
-    next_sweep, next_look, next_prune, busy = 0.0, 0.0, time.monotonic() + PRUNE_FIRST_S, False
+    next_sweep, next_look, next_beat, next_prune, busy = 0.0, 0.0, 0.0, time.monotonic() + PRUNE_FIRST_S, False
     with ThreadPoolExecutor(IN_FLIGHT_MAX, thread_name_prefix="deliver") as pool:
         while not dispatcher.stopping.is_set():
             _guarded(lambda: follow_clock(dispatcher))
@@ -76,6 +79,10 @@ def loop(dispatcher: Dispatcher) -> None:
                 _guarded(lambda: sweep(dispatcher))
                 _guarded(lambda: fire_schedules(dispatcher))
                 next_sweep = time.monotonic() + SWEEP_EVERY_S
+            # One machine needs no sign of life, and its quiet disk stays quiet.
+            if not dispatcher.box.database.is_sqlite and time.monotonic() >= next_beat:
+                _guarded(lambda: beat(dispatcher))
+                next_beat = time.monotonic() + machines.BEAT_EVERY_S
             if dispatcher.folder and time.monotonic() >= next_look:
                 _guarded(lambda: dispatcher.folder and dispatcher.folder.look(now=clock.now()))
                 next_look = time.monotonic() + FOLDER_EVERY_S
@@ -166,14 +173,27 @@ def _guarded(step: Any) -> bool:
 
 def sweep(dispatcher: Dispatcher) -> bool:
     """Take back what lost workers and dispatchers held, and wake workers where a run waits too long."""
-    swept = runs.sweep(dispatcher.box, stale_s=STALE_S, now=clock.now())
+    swept = runs.sweep(dispatcher.box, stale_s=STALE_S, machine_lost_after_s=dispatcher.machine_lost_after_s, now=clock.now())
     freed = deliveries.sweep(dispatcher.box.database)
     if swept.lost or freed:
         log.warning("step=sweep runs_lost=%d deliveries_freed=%d", swept.lost, freed)
         metrics.leases_lost("sweep", swept.lost)
+    if swept.stranded:
+        log.warning("step=sweep runs_without_files=%d", swept.stranded)
     if swept.stale:
         dispatcher.bell.wake_workers()
-    return swept.stale
+    if swept.stale_here:
+        dispatcher.bell.wake_here()
+    return swept.stale or swept.stale_here
+
+
+def beat(dispatcher: Dispatcher) -> bool:
+    """Say that this machine lives, so that runs with files wait for it; and forget the folders of runs deleted elsewhere."""
+    machines.seen(dispatcher.box.database, dispatcher.box.machine)
+    if time.monotonic() >= dispatcher.next_tidying:
+        dispatcher.next_tidying = time.monotonic() + TIDY_EVERY_S
+        retention.prune_folders(dispatcher.box.database, dispatcher.runs_dir)
+    return True
 
 
 def prune(dispatcher: Dispatcher) -> bool:

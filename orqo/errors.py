@@ -126,6 +126,12 @@ class UnsupportedMedia(Problem):
     status, slug, title = 415, "unsupported-media-type", "Unsupported media type"
 
 
+class Elsewhere(Problem):
+    """What is asked for lies on another machine. Source: RFC 9110, 15.5.20."""
+
+    status, slug, title = 421, "elsewhere", "On another machine"
+
+
 class Invalid(Problem):
     """The request can be read but does not fit; `errors` says where."""
 

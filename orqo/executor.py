@@ -15,7 +15,7 @@ from orqo import clock, crashpoints, facts, flow, metrics, pauses, runs, settlin
 from orqo.config import Config
 from orqo.definition import StageDefinition
 from orqo.errors import Unavailable
-from orqo.held import KINDS_WITH_FILES, Held, Worker, why_end
+from orqo.held import Held, Worker, why_end
 from orqo.models import Reason, RunStatus
 from orqo.renewing import start_renewing
 
@@ -24,6 +24,7 @@ __all__ = ["Held", "Worker", "make_run_dir", "prepare", "start_renewing", "work"
 log = logging.getLogger(__name__)
 
 RETURN_AFTER_S = 15.0
+FILES_GONE = "The files that earlier stages left are gone: the run's folder in ORQO_DATA was removed, or the folder is another one."
 
 _worker: Worker | None = None
 
@@ -65,6 +66,8 @@ def _first(worker: Worker, *, told: bool = False) -> runs.Claim | None:
         crashpoints.reach("claimed")
         if claim.others:
             worker.bell.wake_workers()
+        if claim.others_here:
+            worker.bell.wake_here()
     return claim
 
 
@@ -85,15 +88,15 @@ def drive(worker: Worker, claim: runs.Claim, *, until: float) -> runs.Claim | No
         log.error("step=record run=%s status=unavailable error=%s", claim.run.id, fault.detail)
     except Exception:
         log.exception("step=execute run=%s status=fault", claim.run.id)
-        _fail(worker, held)
+        _fail(worker, held, Reason.FAULT, "The worker met a fault of its own; the log beside this time says which.")
     finally:
         worker.held = None
     return None
 
 
-def _fail(worker: Worker, held: Held) -> None:
-    """End a run that our own bug keeps from going on, so that it does not go round for ever."""
-    error = flow.RunError(Reason.FAULT, "The worker met a fault of its own; the log beside this time says which.", held.claim.stage.name)
+def _fail(worker: Worker, held: Held, reason: Reason, detail: str) -> None:
+    """End a run that no stage can go on with, so that it does not go round for ever."""
+    error = flow.RunError(reason, detail, held.claim.stage.name)
     end = runs.StageEnd(error_reason=error.reason, error_detail=error.detail)
     verdict, output = flow.End(RunStatus.FAILED, error), runs.Output(None, None)
     try:
@@ -109,6 +112,9 @@ def _stages(worker: Worker, held: Held, *, until: float) -> runs.Claim | None:
         if worker.stopping.is_set():
             runs.hand_back(worker.box, claim, began=False, elapsed_ms=held.elapsed_ms)
             log.info("step=hand-back run=%s stage=%s", claim.run.id, claim.stage.name)
+            return None
+        if _are_files_gone(worker.config, held):
+            _fail(worker, held, Reason.FILES_LOST, FILES_GONE)
             return None
         began = time.monotonic()
         result, roots = _execute(worker, held)
@@ -167,10 +173,19 @@ def _execute(worker: Worker, held: Held) -> tuple[stages.Completed | stages.Fail
     return result, roots
 
 
+def _are_files_gone(config: Config, held: Held) -> bool:
+    """Tell whether the folder that held files before this claim is no more when a stage wants it: an empty one would pass for it."""
+    run, stage = held.claim.run, held.claim.stage
+    if not run.machine or held.had_files or stage.kind not in flow.KINDS_WITH_FILES:
+        return False
+    held.had_files = (config.data / "runs" / str(run.id)).exists()
+    return not held.had_files
+
+
 def make_run_dir(config: Config, run_id: int, stage: StageDefinition) -> Path:
     """Give the run's own folder, which its stages share; made where this stage can write to it."""
     path = config.data / "runs" / str(run_id)
-    if stage.kind in KINDS_WITH_FILES:
+    if stage.kind in flow.KINDS_WITH_FILES:
         for folder in (path.parent, path):
             folder.mkdir(exist_ok=True)
             if not folder.stat().st_mode & stat.S_IXOTH:

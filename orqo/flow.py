@@ -19,6 +19,7 @@ from orqo.models import Reason, RunStatus
 RETRY_DELAY_MAX_S = 300.0
 NO_OUTCOME = "It ended with none of its outcomes, so the run went on with the next stage."
 WAITING_KINDS = ("delay", "approval", "wait", "workflow")
+KINDS_WITH_FILES = ("command", "script")
 READING_METHODS = ("GET", "HEAD", "OPTIONS")
 
 

@@ -33,9 +33,9 @@ class WakeUps:
     For the process's main thread, where signals are handled: a wait of the driver's goes on after one.
     """
 
-    def __init__(self, url: str, key: str, stopping: threading.Event) -> None:
+    def __init__(self, url: str, keys: list[str], stopping: threading.Event) -> None:
         self._client = client(url, socket_timeout=SLICE_S + SLICE_MARGIN_S, socket_connect_timeout=SLICE_S)
-        self._key, self._stopping = key, stopping
+        self._keys, self._stopping = keys, stopping
         self._is_waiting = False
 
     def wait(self, until: float) -> bool:
@@ -52,7 +52,7 @@ class WakeUps:
         try:
             self._is_waiting = True
             # A signal that came before this line was not told by an exception.
-            return not self._stopping.is_set() and self._client.blpop([self._key], timeout=timeout_s) is not None
+            return not self._stopping.is_set() and self._client.blpop(self._keys, timeout=timeout_s) is not None
         finally:
             self._is_waiting = False
 

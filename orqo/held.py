@@ -16,8 +16,6 @@ from orqo.hearing import WakeUps
 from orqo.queue import Bell
 from orqo.secretstore import SecretStore
 
-KINDS_WITH_FILES = ("command", "script")
-
 
 @dataclass
 class Worker:
@@ -40,13 +38,17 @@ class Worker:
 
 @dataclass
 class Held:
-    """A claim under way: when it began on the monotonic clock, and why its stage must end, once it must."""
+    """A claim under way: when it began on the monotonic clock, and why its stage must end, once it must.
+
+    `had_files`: the files that an earlier claim left were there when the first stage wanted them.
+    """
 
     claim: runs.Claim
     since: float
     must_end: str | None = None
     stop_seen_at: float | None = None
     renewed_until: float = 0.0
+    had_files: bool = False
 
     @property
     def is_leased(self) -> bool:
@@ -65,7 +67,7 @@ def why_end(worker: Worker, held: Held) -> str | None:
         held.stop_seen_at = held.stop_seen_at or time.monotonic()
         # Commands are given their time even where repeating does no harm: most are done within it.
         stage = held.claim.stage
-        at_once = flow.repeatable(stage) and stage.kind not in KINDS_WITH_FILES
+        at_once = flow.repeatable(stage) and stage.kind not in flow.KINDS_WITH_FILES
         patience_s = 0.0 if at_once else worker.config.stop_timeout_s
         if time.monotonic() - held.stop_seen_at >= patience_s:
             return "shutdown"

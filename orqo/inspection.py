@@ -23,7 +23,7 @@ ATTEMPTS_SHOWN = 20
 REPETITIONS_SHOWN = 10
 RUNS, STAGES, WAITS = Run.__table__, Stage.__table__, Wait.__table__
 STAGE_NOTES = ("usage", "note", "inherited")
-COLUMNS = ("version_id", "metadata", "trigger_facts", "output_kind", "output_truncated", "running_ms", "rerun_of", "parent_via")
+COLUMNS = ("version_id", "metadata", "trigger_facts", "output_kind", "output_truncated", "running_ms", "rerun_of", "parent_via", "machine")
 
 
 @dataclass(frozen=True)

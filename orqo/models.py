@@ -66,6 +66,7 @@ class Reason(StrEnum):
     INTERRUPTED = "interrupted"
     LOOP_GUARD = "loop_guard"
     OUTCOME_UNKNOWN = "outcome_unknown"
+    FILES_LOST = "files_lost"
     FAULT = "fault"
 
 
@@ -119,6 +120,15 @@ class Instance(Base):
     created_at: Mapped[str] = mapped_column(Text)
     example_made_at: Mapped[str | None] = mapped_column(Text)
     workflows_folder: Mapped[str | None] = mapped_column(Text)
+
+
+class Machine(Base):
+    """One ORQO_DATA with workers on it."""
+
+    __tablename__ = "machines"
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    name: Mapped[str] = mapped_column(Text)
+    seen_at: Mapped[str] = mapped_column(Text)
 
 
 class Workflow(Base):
@@ -222,6 +232,7 @@ class Run(Base):
     started_at: Mapped[str | None] = mapped_column(Text)
     finished_at: Mapped[str | None] = mapped_column(Text)
     wake_at: Mapped[str | None] = mapped_column(Text)
+    machine: Mapped[str] = mapped_column(Text)
     awaited: Mapped[int] = mapped_column(Integer)
     running_ms: Mapped[int] = mapped_column(BigInteger)
     claims: Mapped[int] = mapped_column(Integer)

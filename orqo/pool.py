@@ -19,7 +19,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from orqo import clock, db, deliveries, dispatcher, executor, instance, leases, logs, metrics, outbound, processes, queue, retention, runs
+from orqo import (
+    clock,
+    db,
+    deliveries,
+    dispatcher,
+    executor,
+    instance,
+    leases,
+    logs,
+    machines,
+    metrics,
+    outbound,
+    processes,
+    queue,
+    retention,
+    runs,
+)
 from orqo.config import Config, ConfigError
 from orqo.folder import Folder
 from orqo.prepared import compile_all
@@ -98,7 +114,9 @@ def _checked_key(config: Config) -> bytes:
     try:
         db.check_version(database)
         compile_all(database.engine.dialect)
-        return instance.establish(database, config, now=clock.now())
+        key = instance.establish(database, config, now=clock.now())
+        machines.seen(database, machines.established(config))
+        return key
     finally:
         database.close()
 
@@ -190,7 +208,7 @@ def _stop(children: list[Child], within_s: float) -> None:
 def _work(config: Config, key: bytes, secrets: SecretStore) -> None:
     """Be an RQ worker."""
     descendants.become_subreaper()
-    bell, stopping = Bell.of(config, key), threading.Event()
+    bell, stopping = Bell.of(config, key, machines.identity(config)), threading.Event()
     worker = executor.Worker(
         box=_box(config, key),
         config=config,
@@ -219,13 +237,14 @@ def _dispatch(config: Config, key: bytes, secrets: SecretStore) -> None:
     dispatcher.loop(
         dispatcher.Dispatcher(
             box=box,
-            bell=Bell.of(config, key),
+            bell=Bell.of(config, key, machines.identity(config)),
             sender=deliveries.Sender(_client(config), secrets, key),
             schedule_s=config.callback_retries_s,
             owner=leases.owner(),
             stopping=stopping,
             keep=retention.Limits(config.keep_days, config.keep_runs),
             runs_dir=config.data / "runs",
+            machine_lost_after_s=config.machine_lost_after_s,
             simulation=Sending(Rules(box.database)) if config.simulate else None,
             folder=Folder(box.database, config.workflows, key=key, secrets=secrets) if config.workflows else None,
         )
@@ -235,7 +254,7 @@ def _dispatch(config: Config, key: bytes, secrets: SecretStore) -> None:
 def _box(config: Config, key: bytes) -> runs.Box:
     database = db.Database.open(config.database_url)
     metrics.watch(database)
-    return runs.Box(database, Definitions(), config.base_url, key)
+    return runs.Box(database, Definitions(), config.base_url, key, machines.identity(config))
 
 
 def _client(config: Config) -> outbound.Client:

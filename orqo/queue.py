@@ -73,56 +73,64 @@ def redis_url(config: Config) -> str:
 class Bell:
     """Wakes workers and tells the dispatcher, best effort. Thread-safe.
 
-    `name` keeps the boxes that share one Redis apart.
+    `name` keeps the boxes that share one Redis apart. With a `machine` its workers have a second queue, which no others hear.
     """
 
-    def __init__(self, url: str, name: str) -> None:
+    def __init__(self, url: str, name: str, machine: str = "") -> None:
         self.url = url
         self.queue_name = f"orqo-{name}"
         self._client = quick_client(url)
-        self._queue = Queue(self.queue_name, connection=self._client, serializer=JSONSerializer, job_class=WakeUp)
-        self._flag = f"{self.queue_name}:wake-up"
+        names = [self.queue_name, *([f"{self.queue_name}-{machine}"] if machine else [])]
+        self._queues = [Queue(each, connection=self._client, serializer=JSONSerializer, job_class=WakeUp) for each in names]
         self._channel = f"{self.queue_name}:notice"
-        self._hand = f"{self.queue_name}:hand"
         self._silent_until = 0.0
-        self._waking = Soon(lambda: bool(self._try(self._wake)), name="wake")
+        self._waking = Soon(lambda: bool(self._try(lambda: self._wake(self._queues[0]))), name="wake")
 
     @classmethod
-    def of(cls, config: Config, key: bytes) -> Bell:
-        """Make the bell of a box: its name is told by its key, its Redis by its settings."""
-        return cls(redis_url(config), key_check(key)[:12])
+    def of(cls, config: Config, key: bytes, machine: str = "") -> Bell:
+        """Make the bell of a box: its name is told by its key, its Redis by its settings. On SQLite there is one machine."""
+        return cls(redis_url(config), key_check(key)[:12], "" if config.database_path else machine)
+
+    @property
+    def queue_names(self) -> list[str]:
+        """What the workers listen to."""
+        return [queue.name for queue in self._queues]
 
     def wake_workers(self) -> bool:
         """Wake one worker unless a wake-up is outstanding; False where Redis cannot be reached: the sweep wakes later."""
-        return self._try(self._wake) is not None
+        return self._try(lambda: self._wake(self._queues[0])) is not None
+
+    def wake_here(self) -> bool:
+        """Do so for the workers of this machine alone, where it is one of several: for what only they can execute."""
+        return self._try(lambda: self._wake(self._queues[-1])) is not None
 
     def wake_workers_soon(self) -> None:
         """Have it done off the caller's way, once for a burst; the sweep wakes where this process ends before."""
         self._waking.ask()
 
-    def _wake(self) -> bool:
+    def _wake(self, queue: Queue) -> bool:
         """Tell whether there was none outstanding. One that listens within its job is woken itself, else RQ wakes one."""
-        if self._handed_over():
+        if self._handed_over(_hand(queue)):
             return True
         # The flag's expiry is what heals a wake-up that was lost on its way.
-        if not self._client.set(self._flag, b"1", nx=True, ex=WAKE_UP_EXPIRES_S):
+        if not self._client.set(_flag(queue), b"1", nx=True, ex=WAKE_UP_EXPIRES_S):
             return False
         # The flag expires while all workers are busy; the wake-up that it stood for may wait in the queue still.
-        if self._client.llen(self._queue.key) < WAITING_MAX:
-            self._queue.enqueue(WORK, job_timeout=-1, result_ttl=0, failure_ttl=FAILURE_TTL_S)
+        if self._client.llen(queue.key) < WAITING_MAX:
+            queue.enqueue(WORK, job_timeout=-1, result_ttl=0, failure_ttl=FAILURE_TTL_S)
         return True
 
-    def _handed_over(self) -> bool:
+    def _handed_over(self, hand: str) -> bool:
         """Put a wake-up where workers listen within their job; what none of them took at once is taken back."""
         wake_up = random_tokens.token_hex(8)
         put = self._client.pipeline(transaction=False)
-        put.rpush(self._hand, wake_up)
-        put.lrem(self._hand, 1, wake_up)
+        put.rpush(hand, wake_up)
+        put.lrem(hand, 1, wake_up)
         return bool(put.execute()[1] == 0)
 
     def wake_ups(self, stopping: threading.Event) -> WakeUps:
         """Give what a worker hears the next wake-up with while it is within its job."""
-        return WakeUps(self.url, self._hand, stopping)
+        return WakeUps(self.url, [_hand(queue) for queue in self._queues], stopping)
 
     def notices(self) -> Notices:
         """Give the dispatcher's end of `notify`."""
@@ -130,7 +138,7 @@ class Bell:
 
     def answered(self) -> None:
         """Say that a wake-up arrived, so that the next accept rings again."""
-        self._try(lambda: self._client.delete(self._flag))
+        self._try(lambda: self._client.delete(*map(_flag, self._queues)))
 
     def notify(self) -> None:
         """Tell the dispatcher that something is due."""
@@ -183,6 +191,16 @@ class Bell:
         self._client.close()
 
 
+def _flag(queue: Queue) -> str:
+    """Name what says that a wake-up of this queue is outstanding."""
+    return f"{queue.name}:wake-up"
+
+
+def _hand(queue: Queue) -> str:
+    """Name the list where those listen who would otherwise hear of this queue through RQ."""
+    return f"{queue.name}:hand"
+
+
 def _aware(moment: datetime) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
@@ -200,7 +218,7 @@ class Worker(SimpleWorker):
     def __init__(self, bell: Bell, *, name: str, stopping: threading.Event, wake_ups: WakeUps | None = None) -> None:
         self.stopping, self.bell, self._wake_ups = stopping, bell, wake_ups
         super().__init__(
-            [bell.queue_name],
+            bell.queue_names,
             name=name,
             connection=redisurl.client(bell.url),
             job_class=WakeUp,

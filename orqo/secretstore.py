@@ -131,7 +131,7 @@ def instance_key(config: Config, *, make: bool) -> bytes:
     if config.key:
         return _decoded(config.key, "ORQO_KEY")
     if make and not path.exists():
-        _write_new(path, base64.b64encode(secrets.token_bytes(KEY_BYTES)) + b"\n")
+        write_new(path, base64.b64encode(secrets.token_bytes(KEY_BYTES)) + b"\n")
     try:
         return _decoded(path.read_text(encoding="ascii", errors="replace").strip(), str(path))
     except FileNotFoundError as fault:
@@ -148,7 +148,7 @@ def _decoded(text: str, what: str) -> bytes:
     return key
 
 
-def _write_new(path: Path, content: bytes) -> None:
+def write_new(path: Path, content: bytes) -> None:
     """Write a 0600 file that appears whole or not at all; where two start at once, the first one's stays."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     draft = path.with_name(f".{path.name}.{os.getpid()}")

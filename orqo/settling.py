@@ -49,6 +49,8 @@ def _record(
     """Record a stage's result and what follows from it; gives the claim to go on with, None where there is none."""
     claim = held.claim
     end = masking.stage_end(worker.secrets, result)
+    if claim.stage.kind in flow.KINDS_WITH_FILES:
+        end = dataclasses.replace(end, has_files=_has_files(worker.config, claim.run.id))
     if isinstance(result, stages.Failed) and result.reason == "cancelled":
         _record_cancelled(worker, held, end)
         return None
@@ -165,6 +167,18 @@ def _finished(
     except Exception:
         log.exception("step=finish run=%s status=fault", claim.run.id)
         return finish(worker.box, claim, end, verdict, output, next_owner=None, now=now)
+
+
+def _has_files(config: Config, run_id: int) -> bool:
+    """Tell whether a run's folder holds anything."""
+    try:
+        with os.scandir(config.data / "runs" / str(run_id)) as entries:
+            return next(entries, None) is not None
+    except FileNotFoundError:
+        return False
+    except OSError:
+        # A stage closed its folder even to the service: whatever it is for, it lies here.
+        return True
 
 
 def _forget_empty_dir(config: Config, run_id: int) -> None:

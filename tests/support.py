@@ -24,7 +24,7 @@ import requests
 from sqlalchemy import inspect, text
 
 import postgresql
-from orqo import apply, clock, db, definition, instance, runs, tokens, triggers, workflows
+from orqo import apply, clock, db, definition, instance, machines, runs, tokens, triggers, workflows
 from orqo.config import PROJECT_DIR, Config
 from orqo.models import Base
 from orqo.queue import Bell
@@ -52,7 +52,7 @@ class TestBox:
 
     @property
     def box(self) -> runs.Box:
-        return runs.Box(self.database, workflows.Definitions(), self.config.base_url, self.key)
+        return runs.Box(self.database, workflows.Definitions(), self.config.base_url, self.key, machines.identity(self.config))
 
     def apply(self, source: str, folder: Path | None = None) -> workflows.Saved:
         """Apply a workflow file's text."""
@@ -212,6 +212,7 @@ def fresh_box(settings: dict[str, str]) -> Iterator[TestBox]:
         config.database_path.write_bytes(empty_database())
     database = db.Database.open(config.database_url)
     key = instance.establish(database, config, now=clock.now())
+    machines.established(config)
     made = TestBox(config, database, key, Bell.of(config, key))
     made.apply(HELLO)
     yield made

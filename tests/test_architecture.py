@@ -22,7 +22,7 @@ LEVELS = [
         "webhookrules waitrules simulationrules decisionrules rules pinned definition workflowfiles models "
         "turns sharing ringing prepared db metrics leases facts flow artifacts processes valkey supervisor serve",
         "deadline dial outgoing outbound secretstore redisurl hearing queue tokens",
-        "stages workflows triggers callbacks slots deliveries attempts runs schedules requestlog hooks "
+        "machines stages workflows triggers callbacks slots deliveries attempts runs schedules requestlog hooks "
         "replays apply folder instance retention backup copying clockstep received people newest listings "
         "inspection overview catalog trial simulation",
         "masking pauses held renewing settling executor dispatcher site api dashboard",

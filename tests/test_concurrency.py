@@ -111,7 +111,7 @@ def test_held_runs_ring_no_bell(box: TestBox) -> None:
     assert claim(box) is not None
 
     with box.database.read() as connection:
-        assert runs.any_pending(connection) is False
+        assert runs.pending(connection, "") == (False, False)
     assert runs.sweep(box.box, stale_s=-1.0, now=clock.now()).stale is False
 
 

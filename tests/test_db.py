@@ -290,20 +290,6 @@ def test_upgrading_what_is_up_to_date_does_nothing(database: db.Database) -> Non
     db.check_version(database)
 
 
-def test_an_old_database_is_upgraded_to_the_shape_of_a_new_one(database: db.Database) -> None:
-    shape = text("SELECT name, sql FROM sqlite_master ORDER BY name")
-    with database.transaction() as connection:
-        wanted = connection.execute(shape).all()
-        connection.execute(text("DROP INDEX runs_by_origin"))
-        connection.execute(text("UPDATE schema_version SET version = 1"))
-
-    assert db.upgrade(database) == [2]
-
-    db.check_version(database)
-    with database.read() as connection:
-        assert connection.execute(shape).all() == wanted
-
-
 def test_upgrading_nothing_names_the_command_that_makes_it(tmp_path: Path) -> None:
     database = opened(tmp_path / "orqo.db")
 

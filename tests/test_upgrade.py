@@ -20,6 +20,10 @@ from orqo.models import Base
 from support import TestBox
 
 SCHEMAS = {int(path.stem): path for path in sorted(Path(__file__).with_name("schemas").glob("*.sql"))}
+INDEXES = {
+    "sqlite": "SELECT name, sql FROM sqlite_master WHERE type = 'index'",
+    "postgresql": "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'",
+}
 FLOW = """
 name: told
 callbacks: [{url: 'http://127.0.0.1:1/x'}]
@@ -54,15 +58,12 @@ def of_version(database: db.Database, version: int, monkeypatch: pytest.MonkeyPa
 
 
 def shape(connection: Connection) -> dict[str, Any]:
-    """Give what a database has: columns with their types, and indexes."""
+    """Give what a database has: columns with their types, and indexes with their conditions."""
     seen = inspect(connection)
-    return {
-        table: (
-            {(each["name"], str(each["type"]), each["nullable"]) for each in seen.get_columns(table)},
-            {(each["name"], tuple(each["column_names"])) for each in seen.get_indexes(table)},
-        )
-        for table in seen.get_table_names()
+    columns = {
+        table: {(each["name"], str(each["type"]), each["nullable"]) for each in seen.get_columns(table)} for table in seen.get_table_names()
     }
+    return {"columns": columns, "indexes": {tuple(row) for row in connection.execute(text(INDEXES[connection.dialect.name]))}}
 
 
 def fill(source: TestBox) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Response, send_file
 
-from orqo import artifacts
+from orqo import artifacts, machines
 from orqo.api.access import resources
 from orqo.api.answers import as_json
 from orqo.api.runs import usable_run
@@ -16,6 +16,7 @@ def list_artifacts(run_id: int) -> Response:
     """List a run's files, `{"path", "size", "type", "modified_at"}` each, by path."""
     with reading() as connection:
         usable_run(connection, run_id)
+        machines.check_here(connection, run_id, site().config)
     return as_json(artifacts.list_all(site().config.data / "runs", run_id), 200)
 
 
@@ -24,6 +25,7 @@ def show_artifact(run_id: int, path: str) -> Response:
     """Give a file as it is."""
     with reading() as connection:
         usable_run(connection, run_id)
+        machines.check_here(connection, run_id, site().config)
     found = artifacts.opened(site().config.data / "runs", run_id, path)
     response = send_file(found.file, mimetype=found.type, as_attachment=True, download_name=found.name, etag=False, max_age=0)
     response.headers.update(artifacts.HEADERS | {"Content-Length": str(found.size)})

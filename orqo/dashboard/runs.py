@@ -9,7 +9,7 @@ from typing import Any
 from flask import Response, g, render_template, request
 from sqlalchemy import Connection, Row
 
-from orqo import artifacts, call, inspection, listings, workflows
+from orqo import artifacts, call, inspection, listings, machines, workflows
 from orqo.dashboard import drawings, shown
 from orqo.dashboard.answers import LABELS
 from orqo.dashboard.blueprint import blueprint
@@ -104,6 +104,7 @@ def _parts(connection: Connection, row: Row[Any], refused: Refused | None = None
         "timeline": drawings.timeline(row, stages, g.now),
         "result": inspection.cut(row, "output", row.output_kind),
         "files": artifacts.list_all(site().config.data / "runs", row.id),
+        "files_elsewhere": machines.elsewhere(connection, row.machine, site().config),
         "deliveries": sent,
         "again": inspection.repetitions(connection, row.id),
         "refused": refused,

@@ -7,8 +7,9 @@ unless it takes a connection.
 from orqo.runs import result
 from orqo.runs.accepting import IDEMPOTENCY_HOURS, accept, earlier
 from orqo.runs.answering import ERROR_MAX, Answer, Answered, answer, find_wait, open_waits, wait_of
+from orqo.runs.binding import MACHINE_LOST_AFTER_S
 from orqo.runs.chaining import Refused, start_child
-from orqo.runs.claiming import CLAIMS_MAX, any_pending, claim, claim_next, renew
+from orqo.runs.claiming import CLAIMS_MAX, claim, claim_next, pending, renew
 from orqo.runs.reading import list_all, show, status_of, workflow_of
 from orqo.runs.recording import finish, hand_back, record, record_failure
 from orqo.runs.rerunning import rerun
@@ -21,6 +22,7 @@ __all__ = [
     "ERROR_MAX",
     "IDEMPOTENCY_HOURS",
     "LEASE_S",
+    "MACHINE_LOST_AFTER_S",
     "RUNS",
     "STAGES",
     "SWEEP_LIMIT",
@@ -39,7 +41,6 @@ __all__ = [
     "Swept",
     "accept",
     "answer",
-    "any_pending",
     "claim",
     "claim_next",
     "earlier",
@@ -49,6 +50,7 @@ __all__ = [
     "list_all",
     "open_waits",
     "pause",
+    "pending",
     "record",
     "record_failure",
     "renew",

@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, func, insert, literal_column, select, update
 from sqlalchemy.exc import DBAPIError
 
 from orqo import clock, crashpoints, facts, flow
@@ -25,17 +25,20 @@ from orqo.runs.state import CHANGE_HELD, LEASE_S, RUNS, STAGES, Box, Claim, Leas
 log = logging.getLogger(__name__)
 
 CLAIMS_MAX = 5
-FREE = (RUNS.c.status == RunStatus.PENDING, RUNS.c.held == 0)
+NONE: ColumnElement[int] = literal_column("0")
+ONE: ColumnElement[int] = literal_column("1")
+# What any machine may go on with, and what this one alone may: it has the files.
+ANYWHERE = RUNS.c.machine == cast("ColumnElement[str]", literal_column("''"))
+HERE = RUNS.c.machine == bindparam("machine")
+FREE = (RUNS.c.status == RunStatus.PENDING, RUNS.c.held == NONE)
+OLDEST = select(RUNS.c.id).where(*FREE).order_by(RUNS.c.machine, RUNS.c.claims, RUNS.c.id).limit(ONE)
+PENDING = Prepared(select(*(OLDEST.where(place).scalar_subquery().label(name) for name, place in (("anywhere", ANYWHERE), ("here", HERE)))))
 # So many that were accepted after it go before a run that cost two workers or more.
 PASSED_BY = 50
-# One look for each number of claims that a pending run can have (the claim beyond ends it): with `claims > 1`, or with none of
-# them, SQLite would read all that is pending, and all that is held back.
-OLDEST = [
-    select(RUNS.c.id).where(*FREE, RUNS.c.claims == claims).order_by(RUNS.c.claims, RUNS.c.id).limit(1) for claims in range(CLAIMS_MAX + 1)
-]
-HEADS = Prepared(select(*(oldest.scalar_subquery() for oldest in OLDEST)))
+COSTS = ((RUNS.c.claims == NONE, 0), (RUNS.c.claims == ONE, 0), (RUNS.c.claims > ONE, PASSED_BY))
 # Two workers on PostgreSQL pass each other by.
-HEADS_LOCKED = Prepared(select(*(oldest.with_for_update(skip_locked=True).scalar_subquery() for oldest in OLDEST)))
+NOT_TAKEN = OLDEST.with_for_update(skip_locked=True)
+HEADS = Prepared(select(*(NOT_TAKEN.where(place, cost).scalar_subquery() for place in (ANYWHERE, HERE) for cost, _ in COSTS)))
 TAKE = Prepared(
     update(RUNS)
     .where(RUNS.c.id == bindparam("wanted_id"), RUNS.c.status == RunStatus.PENDING)
@@ -61,18 +64,19 @@ def claim(box: Box, *, owner: str, now: datetime, told: bool = False) -> Claim |
     """
     if not told:
         with box.database.read() as connection:
-            if not any_pending(connection):
+            if not any(pending(connection, box.machine)):
                 return None
     with box.database.transaction() as connection:
         claimed = claim_next(box, connection, owner=owner, now=now)
-        others = claimed is not None and any_pending(connection)
+        others = pending(connection, box.machine) if claimed is not None else (False, False)
         crashpoints.reach("claim-before-commit")
-    return replace(claimed, others=others) if claimed is not None else None
+    return replace(claimed, others=others[0], others_here=others[1]) if claimed is not None else None
 
 
-def any_pending(connection: Connection) -> bool:
-    """Tell whether a run waits to be claimed."""
-    return any(head is not None for head in HEADS.first(connection, {}))
+def pending(connection: Connection, machine: str) -> tuple[bool, bool]:
+    """Tell whether a run waits to be claimed by any machine, and whether one waits for this one alone."""
+    row = PENDING.first(connection, {"machine": machine})
+    return row.anywhere is not None, row.here is not None
 
 
 def claim_next(box: Box, connection: Connection, *, owner: str, now: datetime) -> Claim | None:
@@ -148,21 +152,20 @@ def _roots(box: Box, run: Row[Any], definition: Definition, history: Sequence[Ro
 
 def _take(box: Box, connection: Connection, owner: str, now: datetime) -> Row[Any] | None:
     reading = box.database.lease_clock(connection)
-    run_id = _next_pending(connection)
+    run_id = _next_pending(connection, box.machine)
     if run_id is None:
         return None
     lease = {"lease_owner": owner, "lease_boot": reading.boot, "lease_until": reading.seconds + LEASE_S}
     return cast("Row[Any] | None", TAKE.first(connection, {"wanted_id": run_id, "now": clock.to_text(now), **lease}))
 
 
-def _next_pending(connection: Connection) -> int | None:
+def _next_pending(connection: Connection, machine: str) -> int | None:
     """Give the run whose turn it is: the oldest, but one that cost two workers or more only after some that came later.
 
     One that kills every worker must not hold up the others, nor wait for ever where there are always others; one that lost a
-    single worker keeps its place. The index has (claims, id): a few looks at its heads, whatever the queue's length.
+    single worker keeps its place. The index has (machine, claims, id): six looks at its heads, whatever the queue's length.
     """
-    fresh, once, *often = HEADS_LOCKED.first(connection, {})
-    heads = [(fresh, 0), (once, 0), (next(filter(None, often), None), PASSED_BY)]
+    heads = zip(HEADS.first(connection, {"machine": machine}), 2 * [passed_by for _, passed_by in COSTS], strict=True)
     places = [(run_id + passed_by, passed_by, run_id) for run_id, passed_by in heads if run_id is not None]
     return min(places)[-1] if places else None
 

@@ -43,6 +43,7 @@ def record(
     with box.database.transaction() as connection:
         lease_until = box.database.lease_clock(connection).seconds + LEASE_S
         changes = {"running_ms": claim.run.running_ms + elapsed_ms, "claims": 1, "lease_until": lease_until, "wake_at": None}
+        changes |= _bound(box, end)
         go_on = not _change(connection, claim, changes) and go_on
         listeners = callbacks.listeners(connection, claim.run.workflow_id, claim.run.trigger_id)
         ended = _record_end(box, connection, claim, end, listeners, now=now)
@@ -75,7 +76,7 @@ def record_failure(box: Box, claim: Claim, end: StageEnd, *, wait_s: float | Non
             stop_asked = _change(connection, claim, {"wake_at": None})
             wake_at = clock.to_text(now if stop_asked else now + timedelta(seconds=wait_s))
             changes = NO_LEASE | {"status": RunStatus.WAITING, "wake_at": wake_at, "claims": 0}
-        _change(connection, claim, changes | {"running_ms": claim.run.running_ms + elapsed_ms})
+        _change(connection, claim, changes | _bound(box, end) | {"running_ms": claim.run.running_ms + elapsed_ms})
         row = change_stage(connection, claim.stage_row.id, failed)
         if claim.stage.kind in flow.WAITING_KINDS:
             waiting.used(connection, claim, ended=False)
@@ -111,7 +112,7 @@ def finish(
 
     Gives how many deliveries can be sent now, and the next claim. LeaseLost where the lease is gone.
     """
-    run, held = claim.run, {**claim.held, "running_ms": claim.run.running_ms + elapsed_ms}
+    run, held = claim.run, {**claim.held, "running_ms": claim.run.running_ms + elapsed_ms, **_bound(box, end)}
     with box.database.transaction() as connection:
         starts = verdict.starts is not None
         if starts:
@@ -152,6 +153,11 @@ def _change(connection: Connection, claim: Claim, changes: Mapping[str, Any]) ->
     if row is None:
         raise LeaseLost
     return bool(row.stop_requested_at is not None)
+
+
+def _bound(box: Box, end: StageEnd) -> dict[str, Any]:
+    """Give what binds a run to this machine, or frees it where nothing is left in its folder; nothing where neither is known."""
+    return {} if end.has_files is None else {"machine": box.machine if end.has_files else ""}
 
 
 def _end_columns(claim: Claim, end: StageEnd) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from orqo.runs.claiming import enter
 from orqo.runs.ending import stage_rows
 from orqo.runs.state import RUNS, STAGES, Box, NewRun
 
+FILES_STAY = "Its output is inherited; what it left in the folder of run {id} is not."
 # A copied execution is another row of another run, in an order of its own.
 NOT_COPIED = ("id", "run_id", "sequence", "inherited")
 
@@ -53,7 +54,7 @@ def rerun(
         return accept(connection, new, now=now).run_id
     inherited, stage = _earlier(box, connection, old, workflow.version_id, from_stage)
     made = accept(connection, new, now=now).run_id
-    _inherit(connection, made, inherited)
+    _inherit(connection, made, inherited, old)
     enter(connection, made, stage, inherited, StageStatus.PENDING, now)
     return made
 
@@ -92,10 +93,12 @@ def _unusable(detail: str) -> Invalid:
     return Invalid(detail, errors=[Fault("/from", detail)])
 
 
-def _inherit(connection: Connection, run_id: int, rows: Sequence[Row[Any]]) -> None:
+def _inherit(connection: Connection, run_id: int, rows: Sequence[Row[Any]], old: Row[Any]) -> None:
     copies = []
+    left = {"note": FILES_STAY.format(id=old.id)} if old.machine else {}
     for number, row in enumerate(rows, 1):
         kept = {key: value for key, value in row._mapping.items() if key not in NOT_COPIED}
-        copies.append(kept | {"run_id": run_id, "sequence": number, "inherited": 1})
+        noted = left if row.kind in flow.KINDS_WITH_FILES else {}
+        copies.append(kept | {"run_id": run_id, "sequence": number, "inherited": 1} | noted)
     if copies:
         connection.execute(insert(STAGES), copies)

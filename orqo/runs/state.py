@@ -84,7 +84,10 @@ class Accepted:
 
 @dataclass(frozen=True)
 class StageEnd:
-    """What an attempt of a stage came to, as it is recorded; already masked. `error_reason` None: it completed."""
+    """What an attempt of a stage came to, as it is recorded; already masked. `error_reason` None: it completed.
+
+    `has_files` tells whether the run's folder holds anything now; None of a stage that has nothing to do with it.
+    """
 
     output: bytes | None = None
     output_kind: str | None = None
@@ -97,6 +100,7 @@ class StageEnd:
     response: Mapping[str, Any] | None = None
     usage: Mapping[str, int] | None = None
     note: str | None = None
+    has_files: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -121,12 +125,16 @@ class Output:
 
 @dataclass(frozen=True)
 class Box:
-    """What the state machine knows of this box. Without its `key` no wait can be opened, and no token of one be told."""
+    """What the state machine knows of this box. Without its `key` no wait can be opened, and no token of one be told.
+
+    `machine` is where run folders lie for this process; empty: nowhere, and it claims nothing that is bound.
+    """
 
     database: Database
     definitions: Definitions
     base_url: str
     key: bytes = field(default=b"", repr=False)
+    machine: str = ""
 
 
 @dataclass(frozen=True)
@@ -135,7 +143,8 @@ class Claim:
 
     `ended` is what ended the stage's wait, where it has waited. Until `leased_until`, by this machine's own boot clock and
     whatever clock the database has, nobody else can have taken the run over. `went_on` says that a stage was passed under
-    this claim, so that the workers which were lost before no longer count. `others`: more runs waited to be claimed then.
+    this claim, so that the workers which were lost before no longer count. `others`: more runs waited to be claimed then,
+    `others_here`: and some by this machine alone.
     """
 
     run: Row[Any]
@@ -147,6 +156,7 @@ class Claim:
     ended: WaitEnd | None = None
     went_on: bool = False
     others: bool = False
+    others_here: bool = False
 
     @property
     def held(self) -> dict[str, int]:

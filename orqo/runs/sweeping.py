@@ -11,10 +11,15 @@ from sqlalchemy import Connection, Row, func, select, update
 from orqo import clock, leases
 from orqo.errors import Conflict, NotFound
 from orqo.models import RunStatus, WaitStatus
+from orqo.runs import binding
+from orqo.runs.binding import MACHINE_LOST_AFTER_S
+from orqo.runs.claiming import ANYWHERE, FREE, HERE
 from orqo.runs.ending import end, wake_parent
 from orqo.runs.state import NO_LEASE, RUNS, WAITS, Box, Output
 
 SWEEP_LIMIT = 200
+FIRST = select(RUNS.c.created_at).where(*FREE).order_by(RUNS.c.id).limit(1)
+OLDEST = select(*(FIRST.where(place).scalar_subquery() for place in (ANYWHERE, HERE)))
 
 
 def stop(box: Box, run_id: int, *, now: datetime) -> str:
@@ -38,31 +43,43 @@ def stop(box: Box, run_id: int, *, now: datetime) -> str:
 
 @dataclass(frozen=True)
 class Swept:
-    """What a sweep found: runs taken from lost workers, runs whose wait is over, and whether any has waited too long."""
+    """What a sweep found: runs taken from lost workers, runs whose wait is over, runs whose files are out of reach.
+
+    `stale` tells whether any has waited too long for a worker, `stale_here` whether one that this machine alone may execute has.
+    """
 
     lost: int = 0
     woken: int = 0
+    stranded: int = 0
     stale: bool = False
+    stale_here: bool = False
 
 
-def sweep(box: Box, *, stale_s: float, now: datetime) -> Swept:
-    """Make pending again what a lost worker held and what has waited long enough. Reads only where there is nothing to do."""
+def sweep(box: Box, *, stale_s: float, machine_lost_after_s: float = MACHINE_LOST_AFTER_S, now: datetime) -> Swept:
+    """Make pending again what a lost worker held and what has waited long enough, and fail what no machine can go on with.
+
+    Reads only where there is nothing to do.
+    """
     with box.database.read() as connection:
         lost = _lost(box, connection)
         due = _due(connection, now)
         healed = _unheard(connection)
-        pending = select(RUNS.c.created_at).where(RUNS.c.status == RunStatus.PENDING, RUNS.c.held == 0).order_by(RUNS.c.id).limit(1)
-        oldest = connection.execute(pending).scalar()
-    if lost or due or healed:
+        stranded = binding.stranded(box, connection, lost_after_s=machine_lost_after_s)
+        oldest, oldest_here = connection.execute(OLDEST, {"machine": box.machine}).one()
+    if lost or due or healed or stranded:
         with box.database.transaction() as connection:
             for run in lost:
                 _take_back(box, connection, run, now=now)
             for run in healed:
                 wake_parent(connection, run, now)
-            over = (RUNS.c.id.in_(due), RUNS.c.status == RunStatus.WAITING)
+            for run in stranded:
+                binding.give_up(box, connection, run, lost_after_s=machine_lost_after_s, now=now)
+            over = (RUNS.c.id.in_(row.id for row in due), RUNS.c.status == RunStatus.WAITING)
             connection.execute(update(RUNS).where(*over).values(status=RunStatus.PENDING, wake_at=None))
-    stale = oldest is not None and oldest < clock.to_text(now - timedelta(seconds=stale_s))
-    return Swept(len(lost), len(due), stale or bool(lost or due or healed))
+    late = clock.to_text(now - timedelta(seconds=stale_s))
+    stale = bool(lost or due or healed) or (oldest is not None and oldest < late)
+    stale_here = any(row.machine == box.machine != "" for row in (*lost, *due)) or (oldest_here is not None and oldest_here < late)
+    return Swept(len(lost), len(due), len(stranded), stale, stale_here)
 
 
 def _lost(box: Box, connection: Connection) -> list[Row[Any]]:
@@ -78,9 +95,9 @@ def _unheard(connection: Connection) -> list[Row[Any]]:
     return list(connection.execute(waiting.where(WAITS.c.child_id.is_not(None), RUNS.c.finished_at.is_not(None)).limit(SWEEP_LIMIT)))
 
 
-def _due(connection: Connection, now: datetime) -> list[int]:
+def _due(connection: Connection, now: datetime) -> list[Row[Any]]:
     over = (RUNS.c.status == RunStatus.WAITING, RUNS.c.wake_at <= clock.to_text(now))
-    return list(connection.execute(select(RUNS.c.id).where(*over).order_by(RUNS.c.wake_at).limit(SWEEP_LIMIT)).scalars())
+    return list(connection.execute(select(RUNS.c.id, RUNS.c.machine).where(*over).order_by(RUNS.c.wake_at).limit(SWEEP_LIMIT)))
 
 
 def _take_back(box: Box, connection: Connection, run: Row[Any], *, now: datetime) -> None:

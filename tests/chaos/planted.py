@@ -93,7 +93,7 @@ BUGS = (
     Bug(
         "a claim without its condition",
         "orqo/runs/claiming.py",
-        "    run_id = _next_pending(connection)\n",
+        "    run_id = _next_pending(connection, box.machine)\n",
         "    run_id = connection.execute(select(func.min(RUNS.c.id)).where(RUNS.c.finished_at.is_(None))).scalar()\n"
         "    connection.execute(update(RUNS).where(RUNS.c.id == run_id).values(status=RunStatus.PENDING))\n",
         tests=("tests/test_runs.py", "-x"), runs=100,
@@ -130,6 +130,11 @@ BUGS = (
         "a parent goes on without its child",
         "orqo/runs/waiting.py", "    goes_on = not is_open or (", "    goes_on = True or not is_open or (",
         runs=100,
+    ),
+    Bug(
+        "a run with files goes on anywhere",
+        "orqo/runs/recording.py", 'box.machine if end.has_files else ""', '"" if end.has_files else ""',
+        tests=("tests/test_machines.py", "-k", "left_to_the_machine"),
     ),
     Bug(
         "a wake-up flag that never expires",
