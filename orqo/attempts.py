@@ -28,6 +28,7 @@ DELIVERIES, ATTEMPTS = cast(Table, Delivery.__table__), cast(Table, Attempt.__ta
 STANDING = (
     select(DELIVERIES.c.id, DELIVERIES.c.lease_owner, DELIVERIES.c.status, DELIVERIES.c.attempts)
     .where(DELIVERIES.c.id.in_(bindparam("ids", expanding=True)))
+    .order_by(DELIVERIES.c.id)
     .with_for_update()
 )
 PAUSED = select(Callback.id).where(Callback.id.in_(bindparam("ids", expanding=True)), Callback.paused_at.is_not(None))

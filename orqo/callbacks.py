@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-from sqlalchemy import Connection, Row, Table, bindparam, exists, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, Table, bindparam, func, insert, or_, select, update
 
 from orqo import clock, jsontext, lookup
 from orqo.definition import CallbackDefinition
@@ -40,16 +40,13 @@ CONFIGURED = Prepared(
     .order_by(Callback.id)
 )
 NEWEST_SEQUENCE = Prepared(select(func.max(Delivery.sequence).label("newest")).where(Delivery.run_id == bindparam("run_id")))
-IS_EARLIER_PENDING = Prepared(
-    select(
-        exists()
-        .where(
-            Delivery.run_id == bindparam("run_id"),
-            Delivery.channel == bindparam("channel"),
-            Delivery.status == DeliveryStatus.PENDING,
-        )
-        .label("found")
-    )
+STILL_PENDING = (Delivery.run_id == bindparam("run_id"), Delivery.status == DeliveryStatus.PENDING)
+# Held until the new ones are committed: whoever records the end of these meanwhile would release none after them.
+EARLIER_PENDING = Prepared(
+    select(Delivery.channel)
+    .where(Delivery.id.in_(select(func.max(Delivery.id)).where(*STILL_PENDING).group_by(Delivery.channel)), *STILL_PENDING)
+    .order_by(Delivery.id)
+    .with_for_update(read=True)
 )
 WRITE = Writing(insert(DELIVERIES))
 
@@ -150,7 +147,8 @@ def record(connection: Connection, event: Event, to: Listeners, *, now: datetime
     if not targets:
         return 0
     sequence = _next_sequence(connection, event.run["id"])
-    written = [_write(connection, event, target, sequence=sequence, now=now) for target in targets]
+    busy = {row.channel for row in EARLIER_PENDING.all(connection, {"run_id": event.run["id"]})}
+    written = [_write(connection, event, target, first=target.channel not in busy, sequence=sequence, now=now) for target in targets]
     return sum(written)
 
 
@@ -186,11 +184,10 @@ def _next_sequence(connection: Connection, run_id: int) -> int:
     return int(NEWEST_SEQUENCE.first(connection, {"run_id": run_id}).newest or 0) + 1
 
 
-def _write(connection: Connection, event: Event, target: _Target, *, sequence: int, now: datetime) -> bool:
+def _write(connection: Connection, event: Event, target: _Target, *, first: bool, sequence: int, now: datetime) -> bool:
     """Write one delivery; tells whether it can be sent now, not after an earlier one or a pause."""
     moment = clock.to_text(now)
-    same = {"run_id": event.run["id"], "channel": target.channel}
-    sendable = not target.paused and not IS_EARLIER_PENDING.first(connection, same).found
+    sendable = first and not target.paused
     values = {
         "webhook_id": f"msg_{random_tokens.token_urlsafe(18)}",
         "run_id": event.run["id"],

@@ -6,7 +6,7 @@ import base64
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -15,11 +15,11 @@ from typing import Any
 import psycopg
 import pytest
 import requests
-from sqlalchemy import event, inspect, text
+from sqlalchemy import Connection, event, inspect, text
 
 import postgresql
 from inbox import inbox
-from orqo import attempts, clock, db, deliveries, flow, overview, retention, runs, schedules
+from orqo import attempts, callbacks, clock, db, deliveries, flow, overview, retention, runs, schedules
 from orqo.errors import Unavailable
 from orqo.models import Base, RunStatus
 from orqo.slots import Room
@@ -203,6 +203,42 @@ def test_each_delivery_is_claimed_once(box: TestBox) -> None:
     claimed = [delivery_id for mine in at_once(claim, box.config.database_url) for delivery_id in mine]
 
     assert len(claimed) == len(set(claimed)) == 20
+
+
+def test_a_callback_follows_one_that_is_recorded_while_it_is_written(box: TestBox) -> None:
+    box.apply("name: told\ncallbacks: [{url: 'http://127.0.0.1:1/x', events: [output, completed]}]\nstages: [{name: one, stub: {}}]\n")
+    run_id = box.accept("told")
+    claim = runs.claim(box.box, owner="x", now=clock.now())
+    assert claim is not None
+    # Of two deliveries in order the first can be sent; the second is written while the first one's end is recorded.
+    with box.database.transaction() as connection:
+        first = callbacks.record(connection, told(claim, "output"), box_listeners(connection, claim), now=clock.now())
+    sent = deliveries.claim_due(box.database, owner="x", room=Room(slots=9, guarded=9, ahead=0, per_host=9), now=clock.now())
+    assert first == len(sent) == 1
+    outcome = deliveries.Outcome(clock.now(), 1, 204, "delivered", "")
+
+    with ThreadPoolExecutor(1) as pool:
+        with box.database.transaction() as connection:
+            callbacks.record(connection, told(claim, "completed"), box_listeners(connection, claim), now=clock.now())
+            recording = pool.submit(attempts.record_attempt, box.database, sent[0], outcome, owner="x", schedule_s=(1.0,), now=clock.now())
+            # As long as it takes where nothing keeps it back.
+            wait([recording], timeout=0.5)
+        recording.result()
+
+    rows = box.rows("SELECT status, next_attempt_at FROM deliveries WHERE run_id = :id ORDER BY id", id=run_id)
+    assert [row["status"] for row in rows] == ["delivered", "pending"]
+    assert rows[1]["next_attempt_at"] is not None, "nobody would ever send it"
+
+
+def box_listeners(connection: Connection, claim: runs.Claim) -> callbacks.Listeners:
+    return callbacks.listeners(connection, claim.run.workflow_id, claim.run.trigger_id)
+
+
+def told(claim: runs.Claim, name: str) -> callbacks.Event:
+    names = ("id", "workflow_id", "status", "trigger_id", "created_at", "started_at", "finished_at")
+    shown = {key: claim.run._mapping[key] for key in names}
+    run = shown | {"workflow": "told", "error": None, "metadata": {}, "url": "http://127.0.0.1:1"}
+    return callbacks.Event(name=name, run=run, roots=dict, output=None, output_kind=None, stage="one", wait=None, requested=())
 
 
 def test_a_schedule_fires_once_from_several_dispatchers(box: TestBox) -> None:
