@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -33,6 +34,8 @@ EXPLORING = settings(
     database=None,
     suppress_health_check=list(HealthCheck),
 )
+# How many requests were made and held against the description, by what was explored.
+CASES: Counter[str] = Counter()
 # A workflow's own rules, times that are over and what a run waits for are beyond what a schema can say.
 BEYOND_SCHEMAS = (
     *("trigger", "greetHook", "callback", "putWorkflow", "createTrigger", "updateTrigger", "createCallback", "createToken"),
@@ -197,8 +200,10 @@ def test_whatever_is_sent_is_answered_as_described(api: Any, explored: TestBox, 
     @EXPLORING
     @given(case=api[operation.path][operation.method].as_strategy(generation_mode=mode))
     def explore(case: Any) -> None:
+        CASES[f"{operation.id} {mode.name}"] += 1
         case.call_and_validate(headers=headers, excluded_checks=excluded)
 
+    CASES[f"{operation.id} {mode.name}"] = 0
     try:
         explore()
     except (Unsatisfiable, SkipTest):
@@ -247,9 +252,20 @@ def test_whatever_is_done_one_after_the_other_is_answered_as_described(redis_url
             return {"headers": {"Authorization": f"Bearer {app.token}"}}
 
         def validate_response(self, response: Any, case: Any, **options: Any) -> None:
+            CASES["links"] += 1
             excluded = [positive_data_acceptance, *([not_a_server_error] if case.operation.path == "/readyz" else [])]
             case.validate_response(response, excluded_checks=excluded, headers={"Authorization": f"Bearer {app.token}"})
 
     examples = 200 if os.environ.get("ORQO_TEST_FULL") else 5
     run_state_machine_as_test(Following, settings=settings(EXPLORING, max_examples=examples, stateful_step_count=8))
     app.close()
+
+
+@pytest.mark.skipif("not os.environ.get('ORQO_TEST_FULL')", reason="counts the cases of the full set")
+def test_the_full_set_has_twenty_thousand_cases_and_more(capsys: pytest.CaptureFixture[str]) -> None:
+    if len(CASES) < 2 * len(description.operations()) + 1:
+        pytest.skip("counts what all tests of this file tried, in one process")
+
+    with capsys.disabled():
+        print(f"\n{CASES.total()} cases of {len(description.operations())} operations, {CASES['links']} of them following links")
+    assert CASES.total() >= 20_000
