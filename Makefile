@@ -33,8 +33,8 @@ bench: ## the figures of bench/RESULTS.md, some minutes; ARGS="accept --rounds 5
 bench-peers: ## the same load on adnanh/webhook and Node-RED, where they are installed
 	@sh setup.sh requirements-bench.txt && exec $(PY) -m bench peers $(ARGS)
 
-chaos: ## kill and freeze everything under load, then check what was promised (RUNS=1000 SEED=7 DB=postgresql)
-	@sh setup.sh requirements-dev.txt && exec env PYTHONPATH=tests RUNS="$(RUNS)" SEED="$(SEED)" ORQO_TEST_DB="$(DB)" $(PY) -m chaos
+chaos: ## kill and freeze everything under load, then check what was promised (RUNS=1000 SEED=7 DB=postgresql HOSTS=5)
+	@sh setup.sh requirements-dev.txt && exec env PYTHONPATH=tests RUNS="$(RUNS)" SEED="$(SEED)" HOSTS="$(HOSTS)" ORQO_TEST_DB="$(DB)" $(PY) -m chaos
 
 soak: ## a steady load on the whole service; memory, disk and latency at its end beside its beginning (MINUTES=30 RATE=10 DB=postgresql)
 	@sh setup.sh requirements-dev.txt && exec $(PY) -m bench soak --minutes "$(or $(MINUTES),30)" --rate "$(or $(RATE),10)" \

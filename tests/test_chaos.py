@@ -9,6 +9,8 @@ import pytest
 from chaos.planted import BUGS, BY_NAME, ROOT, Bug, catches
 from chaos.run import chaos
 
+import postgresql
+
 RUNS = 1000 if os.environ.get("ORQO_TEST_FULL") else 60
 
 
@@ -18,6 +20,15 @@ def test_nothing_promised_is_broken_while_processes_die_and_redis_forgets(capsys
     said: list[str] = []
 
     assert chaos(runs=RUNS, seed=3, say=said.append) == 0, "\n".join(said)
+
+
+@pytest.mark.full
+@pytest.mark.skipif(not postgresql.IS_WANTED, reason="SQLite has one machine: make test DB=postgresql")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning", "ignore::ResourceWarning")
+def test_nothing_promised_is_broken_while_machines_lose_power_and_network(capsys: pytest.CaptureFixture[str]) -> None:
+    said: list[str] = []
+
+    assert chaos(runs=RUNS, seed=3, hosts=5, say=said.append) == 0, "\n".join(said)
 
 
 @pytest.mark.parametrize("name", [pytest.param(bug.name, marks=pytest.mark.full) for bug in BUGS])

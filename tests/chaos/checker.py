@@ -17,7 +17,7 @@ from chaos.found import TERMINAL, Found, call_of
 from chaos.receivers import Arrival
 from chaos.workflows import BY_NAME, Flow
 
-LOST_MAX_S, DEAD_MAX_S, RESTART_MAX_S = 45.0, 15.0, 30.0
+LOST_MAX_S, RESTART_MAX_S = 45.0, 30.0
 
 
 def check(found: Found) -> dict[str, list[str]]:
@@ -84,6 +84,8 @@ def _executions(found: Found) -> None:
             found.no("stage executed twice without a fault", f"run {run_id}: {dict(counts)}")
         _in_order(found, flow, run_id, sorted(traces))
     for run_id, row in found.runs.items():
+        if row["workflow"] == "keeps" and row["status"] == "completed" and bytes(row["output"] or b"").strip() != str(run_id).encode():
+            found.no("file lost or another's", f"run {run_id} read {bytes(row['output'] or b'')!r}")
         flow, seen = found.flow(run_id), {stage for _, stage, _ in found.traces[run_id]}
         if row["status"] == "completed" and not flow.decides and seen != set(flow.effects):
             found.no("callback contradicts the row", f"run {run_id} is completed, but only these had an effect: {seen}")
@@ -183,7 +185,7 @@ def recoveries(found: Found) -> tuple[tuple[str, list[float], float], ...]:
     """
     queue_s = max(found.queued_s, default=0.0)
     return (
-        ("a killed worker's run is free again", found.watch.freed_s, DEAD_MAX_S),
+        ("a killed worker's run is free again", found.watch.freed_s, found.world.dead_max_s),
         ("a killed worker's run goes on, queue included", found.watch.takeovers_s, LOST_MAX_S + queue_s),
         ("a frozen worker's run goes on elsewhere", found.watch.losses_s, LOST_MAX_S + queue_s),
         ("Redis is back, a pending run starts", found.watch.restarts_s, RESTART_MAX_S + queue_s),

@@ -9,12 +9,16 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
+from chaos.hosts import Host, Hosts
 from chaos.receivers import Receivers
 from chaos.watch import Watch
 from chaos.world import World
 
 KILLS_A_RUN, FREEZES_A_RUN, RESETS_A_RUN, LOCKS_A_RUN, VANISHES_A_RUN = 0.24, 0.024, 0.004, 0.004, 0.006
 LONG_FREEZE_S = 33.0
+# Of machines, where there are several; a long cut outlasts the leases.
+POWERS_A_RUN, CUTS_A_RUN, LONG_CUTS_A_RUN = 0.01, 0.01, 0.002
+LONG_CUT_S = 36.0
 # What is killed: mostly workers, for they are many.
 VICTIMS = ("web", "web", *("dispatcher",) * 5, *("child",) * 40)
 
@@ -28,13 +32,16 @@ class Fault:
     detail: float
 
 
-def schedule(seed: int, runs: int, within_s: float) -> list[Fault]:
-    """Give the faults for so many runs, in order of time."""
+def schedule(seed: int, runs: int, within_s: float, *, hosts: int = 0) -> list[Fault]:
+    """Give the faults for so many runs, in order of time; with `hosts` those of machines besides."""
     chance = random.Random(f"{seed} faults")
     rates = {"kill": KILLS_A_RUN, "freeze": FREEZES_A_RUN, "reset": RESETS_A_RUN, "lock": LOCKS_A_RUN, "vanish": VANISHES_A_RUN}
     wanted = [kind for kind, rate in rates.items() for _ in range(max(2, round(runs * rate)))]
     # A freeze that outlasts the lease: what fencing is for. As many as fit beside each other.
     wanted += ["long-freeze"] * max(1, round(runs * 0.002))
+    if hosts:
+        wanted += ["power"] * max(2, round(runs * POWERS_A_RUN)) + ["cut"] * max(2, round(runs * CUTS_A_RUN))
+        wanted += ["long-cut"] * max(1, round(runs * LONG_CUTS_A_RUN))
     # At the moment when schedules fire: there is one in each minute.
     wanted += ["tick"] * int(within_s / 60)
     last_s = {"tick": max(0.0, within_s - 60)}
@@ -53,6 +60,8 @@ class Storm:
     done: Counter[str] = field(default_factory=Counter)
     _one_reset: threading.Lock = field(default_factory=threading.Lock)
     _one_vanishing: threading.Lock = field(default_factory=threading.Lock)
+    _choosing: threading.Lock = field(default_factory=threading.Lock)
+    _in_trouble: set[str] = field(default_factory=set)
 
     def rage(self) -> None:
         """Return when all faults are over."""
@@ -135,6 +144,47 @@ class Storm:
     def _lock(self, fault: Fault) -> None:
         self.done["database locked"] += 1
         self.world.lock_database(0.5 + 3 * (fault.detail * 31 % 1))
+
+    def _of_hosts(self, fault: Fault) -> tuple[Hosts, Host] | None:
+        """Choose a machine that has no trouble yet."""
+        assert isinstance(self.world, Hosts)
+        with self._choosing:
+            free = [host for host in self.world.hosts if host.name not in self._in_trouble]
+            if not free:
+                return None
+            host = free[int(fault.detail * 7919) % len(free)]
+            self._in_trouble.add(host.name)
+        return self.world, host
+
+    def _power(self, fault: Fault) -> None:
+        if (chosen := self._of_hosts(fault)) is not None:
+            world, host = chosen
+            silently = fault.detail < 0.5
+            self.done[f"power of a {host.name.split('-')[0]} machine{', silently' if silently else ''}"] += 1
+            self._expect_losses(host)
+            world.power_off(host, 0.5 + 12 * (fault.detail * 31 % 1), silently=silently)
+            self._in_trouble.discard(host.name)
+
+    def _cut(self, fault: Fault) -> None:
+        self._cut_for(fault, 0.5 + 12 * (fault.detail * 31 % 1))
+
+    def _long_cut(self, fault: Fault) -> None:
+        self._cut_for(fault, LONG_CUT_S)
+
+    def _cut_for(self, fault: Fault, seconds: float) -> None:
+        if (chosen := self._of_hosts(fault)) is not None:
+            world, host = chosen
+            silently = fault.detail < 0.5
+            how = f"{'silent' if silently else 'refused'}{' beyond the lease' if seconds >= LONG_CUT_S else ''}"
+            self.done[f"network of a {host.name.split('-')[0]} machine, {how}"] += 1
+            if seconds >= LONG_CUT_S:
+                self._expect_losses(host)
+            world.cut_off(host, seconds, silently=silently)
+            self._in_trouble.discard(host.name)
+
+    def _expect_losses(self, host: Host) -> None:
+        for pid in host.pids():
+            self.watch.expect_loss(pid)
 
     def _vanish(self, fault: Fault) -> None:
         with self._one_vanishing:

@@ -20,7 +20,7 @@ CLASSES = (
     "finished stage executed again", "non-idempotent stage executed twice", "stage executed twice without a fault",
     "stage went another way than its outcome", "wait answered with two outcomes", "wait ended late or not at all",
     "child started twice or not at all", "parent ended before its child", "concurrency limit exceeded", "run stopped by nobody",
-    "schedule fired twice, late or not at all",
+    "schedule fired twice, late or not at all", "file lost or another's",
     "callback missing", "callback before its state", "callback out of order", "callback with another id or bytes",
     "callback contradicts the row", "callback with a wrong signature", "recovery too slow", "fault of our own in the log",
 )  # fmt: skip

@@ -20,6 +20,7 @@ from chaos.answering import Answerer, Model
 from chaos.database import Gone
 from chaos.faults import Storm, schedule
 from chaos.found import Found
+from chaos.hosts import Hosts
 from chaos.load import Load
 from chaos.receivers import Receivers
 from chaos.watch import Watch
@@ -30,13 +31,17 @@ SECONDS_A_RUN = 0.075
 CALM_S = 120.0
 
 
-def chaos(*, runs: int, seed: int, storm: bool = True, say: Any = print) -> int:
-    """Run it and give the number of violations, at most 255; `storm` off makes no faults."""
-    say(f"chaos: RUNS={runs} SEED={seed}")
+def chaos(*, runs: int, seed: int, hosts: int = 0, storm: bool = True, say: Any = print) -> int:
+    """Run it and give the number of violations, at most 255; `storm` off makes no faults.
+
+    With `hosts` on so many machines, two of them web, which PostgreSQL alone can have.
+    """
+    say(f"chaos: RUNS={runs} SEED={seed}" + (f" HOSTS={hosts}" if hosts else ""))
     folder = Path(tempfile.mkdtemp(prefix="orqo-chaos-"))
     folder.chmod(0o755)
     with postgresql.fresh_database() if postgresql.IS_WANTED else nullcontext("") as url:
-        found, counts, seconds = _lived_through(folder, url, runs, seed, storm)
+        world = Hosts(folder, _valkey_argv(folder), url, count=hosts) if hosts else World(folder, _valkey_argv(folder), url)
+        found, counts, seconds = _lived_through(world, runs, seed, storm)
         violations = checker.check(found)
     report(found, counts, seconds, say)
     total = sum(map(len, violations.values()))
@@ -47,8 +52,7 @@ def chaos(*, runs: int, seed: int, storm: bool = True, say: Any = print) -> int:
     return min(total, 255)
 
 
-def _lived_through(folder: Path, database_url: str, runs: int, seed: int, storm: bool) -> tuple[Found, dict[str, int], float]:
-    world = World(folder, _valkey_argv(folder), database_url)
+def _lived_through(world: World, runs: int, seed: int, storm: bool) -> tuple[Found, dict[str, int], float]:
     states = _States(world)
     receivers = Receivers(seed, states.of, Answerer(seed, world.url), Model(seed))
     try:
@@ -57,7 +61,8 @@ def _lived_through(folder: Path, database_url: str, runs: int, seed: int, storm:
         watching = watch.start()
         began, ticking_since = time.monotonic(), time.time()
         within_s = max(15.0, runs * SECONDS_A_RUN)
-        raging = Storm(world, receivers, watch, schedule(seed, runs, within_s) if storm else [])
+        hosts = world.count if isinstance(world, Hosts) else 0
+        raging = Storm(world, receivers, watch, schedule(seed, runs, within_s, hosts=hosts) if storm else [])
         thread = threading.Thread(target=raging.rage)
         thread.start()
         load.send(runs, within_s=within_s)

@@ -67,6 +67,11 @@ WAYS = {"good": ("a", "b"), "bad": ("b",), "late": ()}
 # Long enough for others of the key to come meanwhile: the one holds a worker, the other none.
 _SLOW = _get("a") + "  - {name: slow, stub: {delay: 1s}}\n" + _get("b")
 _SETTLING = _get("a") + "  - {name: settle, delay: 2500ms}\n" + _get("b")
+# The nap lets any worker go on, and the file lies on one machine.
+_KEEPING = (
+    "  - {name: keep, script: 'echo $ORQO_RUN_ID > kept', idempotent: true}\n  - {name: nap, delay: 600ms}\n"
+    "  - {name: read, script: 'cat kept', idempotent: true}\n"
+)
 _THINK = "{base_url: 'STEADY/v1', model: m, user: '${run.id}'}"
 
 FLOWS = (
@@ -94,6 +99,7 @@ FLOWS = (
         "vanishing", LAST_EVENTS, 6, ends=("failed",),
     ),
     Flow("long", _command("a", "5", "true") + _command("b", "0", "true"), "moody", LAST_EVENTS, 2, effects=("a", "b")),
+    Flow("keeps", _KEEPING, "steady", LAST_EVENTS, 6),
     Flow("pauses", _get("a") + "  - {name: nap, delay: 400ms}\n" + _get("b"), "steady", LAST_EVENTS, 6, effects=("a", "b")),
     Flow("asks", _asking("60s") + _get("a") + _get("b"), "moody", LAST_EVENTS, 8, effects=("a", "b"), decides="ask", ways=WAYS),
     Flow("hurries", _asking("1s") + _get("a") + _get("b"), "steady", LAST_EVENTS, 6, effects=("a", "b"), decides="ask", ways=WAYS),

@@ -41,6 +41,8 @@ class World:
     database_url: str = ""
     workers: int = 12
     port: int = field(default_factory=free_port)
+    # So soon a killed worker's run is free again: its machine sees that the process is gone.
+    dead_max_s: float = 15.0
     service: subprocess.Popen[bytes] | None = None
     valkey: subprocess.Popen[bytes] | None = None
 
@@ -145,15 +147,15 @@ class World:
     def processes(self) -> dict[str, list[int]]:
         """Give the living processes by what they are: web, child (workers and the dispatcher)."""
         found: dict[str, list[int]] = {"web": [], "child": []}
-        for pid in _children().get(self.service.pid, []) if self.service else ():
-            kind = "web" if _name(pid) == "orqo-web" else "child" if _name(pid).startswith(("orqo-worker-", "orqo-dispatch")) else None
+        for pid in children().get(self.service.pid, []) if self.service else ():
+            kind = "web" if name_of(pid) == "orqo-web" else "child" if is_background(pid) else None
             if kind:
                 found[kind].append(pid)
         return found
 
     def dispatcher(self) -> list[int]:
         """Give the child that is the dispatcher."""
-        return [pid for pid in self.processes()["child"] if _name(pid).startswith("orqo-dispatch")]
+        return [pid for pid in self.processes()["child"] if name_of(pid).startswith("orqo-dispatch")]
 
     # ── faults ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -203,7 +205,7 @@ class World:
             database.lock_file(self.data / "orqo.db", seconds)
 
 
-def _children() -> dict[int, list[int]]:
+def children() -> dict[int, list[int]]:
     tree: dict[int, list[int]] = {}
     for entry in os.scandir("/proc"):
         if entry.name.isdigit():
@@ -214,7 +216,12 @@ def _children() -> dict[int, list[int]]:
     return tree
 
 
-def _name(pid: int) -> str:
+def is_background(pid: int) -> bool:
+    """Tell whether a process is a worker or the dispatcher."""
+    return name_of(pid).startswith(("orqo-worker-", "orqo-dispatch"))
+
+
+def name_of(pid: int) -> str:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
     return ""
