@@ -41,6 +41,7 @@ SQLITE_CAUSES = (
     *("database is locked", "database table is locked", "disk is full", "disk I/O error", "readonly database"),
     *("unable to open database file", "out of memory", "database schema has changed"),
 )
+VERSION = text("SELECT version FROM schema_version")
 # SQLSTATE of what a server says that became a standby.
 READ_ONLY_SERVER = "25006"
 ADVISORY_LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
@@ -289,7 +290,7 @@ def version_of(database: Database) -> int | None:
     with database.read() as connection:
         if not inspect(connection).has_table("schema_version"):
             return None
-        return connection.execute(text("SELECT version FROM schema_version")).scalar()
+        return connection.execute(VERSION).scalar()
 
 
 def check_version(database: Database) -> None:
@@ -302,6 +303,14 @@ def check_version(database: Database) -> None:
     if found < SCHEMA_VERSION:
         raise SchemaMismatch(f"The database has version {found}, this release wants {SCHEMA_VERSION}: .venv/bin/python -m orqo db upgrade")
     raise SchemaMismatch(f"The database has version {found}, this release knows {SCHEMA_VERSION} only: install the newer release again.")
+
+
+def check_still(database: Database) -> None:
+    """Raise SchemaMismatch where another release has upgraded the database since it was checked; one small read."""
+    with database.read() as connection:
+        found = connection.execute(VERSION).scalar_one()
+    if found != SCHEMA_VERSION:
+        check_version(database)
 
 
 def initialise(database: Database) -> bool:
@@ -343,7 +352,7 @@ def _migrate(database: Database, path: Path, version: int) -> bool:
     """Run one migration in one transaction, unless another process was first; tells whether it did."""
     with database.transaction() as connection:
         only_one_at_a_time(connection, SCHEMA_FILE.name)
-        if connection.execute(text("SELECT version FROM schema_version")).scalar_one() >= version:
+        if connection.execute(VERSION).scalar_one() >= version:
             return False
         _run_script(connection, path.read_text(encoding="utf-8"))
         connection.execute(text("UPDATE schema_version SET version = :version"), {"version": version})

@@ -19,7 +19,7 @@ from typing import Any
 from sqlalchemy import Row
 from sqlalchemy.exc import DBAPIError
 
-from orqo import attempts, clock, clockstep, crashpoints, deliveries, machines, metrics, retention, runs, schedules
+from orqo import attempts, clock, clockstep, crashpoints, db, deliveries, machines, metrics, retention, runs, schedules
 from orqo.errors import Unavailable
 from orqo.folder import Folder
 from orqo.models import DeliveryStatus
@@ -36,6 +36,7 @@ SHARED_S = 0.02
 # Whoever listens has nothing else to do, and ends with the process.
 LISTEN_S = 30.0
 FOLDER_EVERY_S = 2.0
+SAY_EVERY_S = 60.0
 TIDY_EVERY_S = 3600.0
 PRUNE_FIRST_S, PRUNE_PAUSE_S, PRUNE_EVERY_S = 10.0, 0.5, 60.0
 
@@ -69,13 +70,18 @@ class Dispatcher:
 
 
 def loop(dispatcher: Dispatcher) -> None:
-    """Deliver and sweep until `stopping` is set; then let the attempts under way end."""
+    """Deliver and sweep until `stopping` is set; then let the attempts under way end.
+
+    Where another release upgrades the database meanwhile, let them end too and stand still until somebody stops this one.
+    """
     threading.Thread(target=_listen, args=(dispatcher,), name="notices", daemon=True).start()
     next_sweep, next_look, next_beat, next_prune, busy = 0.0, 0.0, 0.0, time.monotonic() + PRUNE_FIRST_S, False
     with ThreadPoolExecutor(IN_FLIGHT_MAX, thread_name_prefix="deliver") as pool:
         while not dispatcher.stopping.is_set():
             _guarded(lambda: follow_clock(dispatcher))
             if time.monotonic() >= next_sweep:
+                if _guarded(lambda: outdated(dispatcher)):
+                    break
                 _guarded(lambda: sweep(dispatcher))
                 _guarded(lambda: fire_schedules(dispatcher))
                 next_sweep = time.monotonic() + SWEEP_EVERY_S
@@ -101,6 +107,26 @@ def loop(dispatcher: Dispatcher) -> None:
             _gather(dispatcher, DRAIN_LOOK_S)
             if dispatcher.unrecorded:
                 _guarded(lambda: _record(dispatcher))
+    _stand_still(dispatcher)
+
+
+def outdated(dispatcher: Dispatcher) -> str | None:
+    """Say what to do where another release upgraded the database; None where it is still this one's."""
+    try:
+        db.check_still(dispatcher.box.database)
+    except db.SchemaMismatch as fault:
+        return str(fault)
+    return None
+
+
+def _stand_still(dispatcher: Dispatcher) -> None:
+    """Do nothing but say each minute why, until told to stop or the database is this release's again: workers claim nothing either."""
+    next_word = 0.0
+    while not dispatcher.stopping.is_set() and (told := outdated(dispatcher)) is not None:
+        if time.monotonic() >= next_word:
+            log.error("step=dispatch status=outdated error=%s", told)
+            next_word = time.monotonic() + SAY_EVERY_S
+        dispatcher.stopping.wait(SWEEP_EVERY_S)
 
 
 def follow_clock(dispatcher: Dispatcher) -> bool:
@@ -182,9 +208,9 @@ def sweep(dispatcher: Dispatcher) -> bool:
         log.warning("step=sweep runs_without_files=%d", swept.stranded)
     if swept.stale:
         dispatcher.bell.wake_workers()
-    if swept.stale_here:
+    if swept.bound_here:
         dispatcher.bell.wake_here()
-    return swept.stale or swept.stale_here
+    return swept.stale or swept.bound_here
 
 
 def beat(dispatcher: Dispatcher) -> bool:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from chaos.network import Link, State, to_unix
 from sqlalchemy import text
 
 import postgresql
 from inbox import inbox
-from orqo import clock, create_app, executor, machines, runs, workflows
-from support import TestBox, running, wait_for
+from orqo import clock, create_app, deliveries, dispatcher, executor, machines, runs, workflows
+from support import Service, TestBox, running, wait_for
+from visitor import sign_in
 
 LOST_AFTER_S = 60.0
 several_machines = pytest.mark.skipif(not postgresql.IS_WANTED, reason="SQLite has one machine: make test DB=postgresql")
@@ -137,8 +143,8 @@ def test_whoever_sees_that_only_this_machine_may_go_on_wakes_its_workers(
 
     here, there = sweep(worker), sweep(other)
 
-    assert (here.stale, here.stale_here) == (False, True)
-    assert (there.stale, there.stale_here) == (False, False)
+    assert (here.stale, here.bound_here) == (False, True)
+    assert (there.stale, there.bound_here) == (False, False)
 
 
 # ── where it cannot ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -231,19 +237,32 @@ def left(box: TestBox, worker: executor.Worker) -> int:
     return run_id
 
 
-@pytest.mark.parametrize("path", ["artifacts", "artifacts/a.txt", "artifacts/none.txt"])
-def test_another_machine_says_where_the_files_lie(box: TestBox, other: executor.Worker, left: int, path: str) -> None:
+@pytest.fixture
+def elsewhere(other: executor.Worker) -> Iterator[Any]:
+    """A client of the other machine's web."""
     app = create_app(other.config)
     with app.test_client() as client:
-        headers = {"Authorization": f"Bearer {box.token('read')}"}
+        yield client
+    app.extensions["orqo"].database.close()
+    app.extensions["orqo"].bell.close()
 
-        given = client.get(f"/api/v1/runs/{left}/{path}", headers=headers)
+
+@pytest.mark.parametrize("path", ["artifacts", "artifacts/a.txt", "artifacts/none.txt"])
+def test_another_machine_says_where_the_files_lie(box: TestBox, elsewhere: Any, left: int, path: str) -> None:
+    given = elsewhere.get(f"/api/v1/runs/{left}/{path}", headers={"Authorization": f"Bearer {box.token('read')}"})
 
     name = box.rows("SELECT name FROM machines")[0]["name"]
     assert (given.status_code, given.content_type) == (421, "application/problem+json")
     assert f"machine {name}" in given.get_json()["detail"]
-    app.extensions["orqo"].database.close()
-    app.extensions["orqo"].bell.close()
+
+
+def test_the_page_of_a_run_says_where_its_files_lie(box: TestBox, elsewhere: Any, left: int) -> None:
+    visitor = sign_in(elsewhere, box)
+
+    page, file = visitor.get(f"/runs/{left}"), visitor.get(f"/runs/{left}/artifacts/a.txt")
+
+    assert page.status_code == 200 and "They lie on machine" in page.text
+    assert (file.status_code, "lie on machine" in file.text) == (421, True)
 
 
 def test_a_rerun_from_a_later_stage_says_that_the_files_are_not_inherited(flows: TestBox, worker: executor.Worker) -> None:
@@ -274,6 +293,19 @@ def test_a_folder_without_workers_has_none(box: TestBox, tmp_path: Path) -> None
     assert machines.identity(replace(box.config, data=tmp_path)) == ""
 
 
+def test_a_machine_that_beats_is_seen_and_forgets_the_folders_of_runs_deleted_elsewhere(box: TestBox, worker: executor.Worker) -> None:
+    runs_dir, kept = box.config.data / "runs", box.accept()
+    for run_id in (kept, 999):
+        (runs_dir / str(run_id)).mkdir(parents=True)
+    sender = deliveries.Sender(worker.client, worker.secrets, box.key)
+    parts = {"sender": sender, "schedule_s": (), "owner": "x", "stopping": threading.Event(), "runs_dir": runs_dir}
+
+    dispatcher.beat(dispatcher.Dispatcher(worker.box, box.bell, **parts))
+
+    assert [row["id"] for row in box.rows("SELECT id FROM machines")] == [worker.box.machine]
+    assert [entry.name for entry in runs_dir.iterdir()] == [str(kept)]
+
+
 def test_a_machine_is_noted_once_and_seen_again(box: TestBox) -> None:
     machines.seen(box.database, "a")
     unseen(box, "a")
@@ -302,6 +334,57 @@ def test_real_machines_leave_a_run_to_the_one_that_has_its_files(box: TestBox, s
             wait_for(lambda: {box.run(run_id)["status"] for run_id in asleep} == {"completed"}, within_s=20)
 
     assert [box.run(run_id)["output"] for run_id in asleep] == ["kept"] * 3
+
+
+@several_machines
+def test_a_worker_that_was_cut_off_records_nothing_when_it_is_back(
+    box: TestBox, settings: dict[str, str], worker: executor.Worker, tmp_path: Path
+) -> None:
+    box.apply("name: slow\nstages: [{name: one, script: 'sleep 1; echo $ORQO_RUN_DIR', idempotent: true}]\n")
+    run_id, log = box.accept("slow"), tmp_path / "cut.log"
+    links = [Link([to_unix(path)]) for path in sockets_of(settings)]
+    cut = Service(box, {"PATH": os.environ["PATH"], **settings, **behind(links, box)}, log=log)
+    cut.start("worker")
+    try:
+        wait_for(lambda: box.run(run_id)["status"] == "running", within_s=20)
+        for link in links:
+            link.be(State.SILENT)
+        with box.database.transaction() as connection:
+            # What thirty seconds do.
+            connection.execute(text("UPDATE runs SET lease_until = 0"))
+        assert sweep(worker).lost == 1
+        work(worker)
+        taken_over = box.run(run_id)
+        for link in links:
+            link.be(State.WHOLE)
+        wait_for(lambda: f"step=lease run={run_id} status=lost" in log.read_text(), within_s=20)
+        newer = box.accept()
+        wait_for(lambda: box.run(newer)["status"] == "completed", within_s=20)
+    finally:
+        for link in links:
+            link.be(State.WHOLE)
+        cut.stop("worker")
+        for link in links:
+            link.close()
+
+    assert (taken_over["status"], taken_over["stages"][0]["attempts"]) == ("completed", 2)
+    assert taken_over["output"] == str(box.config.data / "runs" / str(run_id))
+    assert box.run(run_id) == taken_over
+
+
+def sockets_of(settings: dict[str, str]) -> tuple[str, str]:
+    """Give where PostgreSQL and Redis are reached."""
+    folder = parse_qs(urlsplit(settings["DATABASE_URL"]).query)["host"][0]
+    return f"{folder}/.s.PGSQL.5432", settings["REDIS_URL"].removeprefix("unix://")
+
+
+def behind(links: list[Link], box: TestBox) -> dict[str, str]:
+    """Give the settings of a machine that reaches both through links."""
+    data = box.config.data.with_name("cut")
+    data.mkdir(mode=0o711)
+    database = f"postgresql://postgres@127.0.0.1:{links[0].port}/{urlsplit(box.config.database_url).path.lstrip('/')}?sslmode=disable"
+    own = {"ORQO_DATA": str(data), "ORQO_KEY": key_of(box), "ORQO_WORKERS": "1"}
+    return own | {"DATABASE_URL": database, "REDIS_URL": f"redis://127.0.0.1:{links[1].port}"}
 
 
 def key_of(box: TestBox) -> str:

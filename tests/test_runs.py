@@ -741,7 +741,7 @@ BY_ID = {"SEARCH runs USING INTEGER PRIMARY KEY (rowid=?)"}
 @pytest.mark.parametrize(
     ("statement", "ways"),
     [
-        (claiming.HEADS.statement, BY_HEADS),
+        (claiming.HEADS.statement, {*BY_HEADS, "SCAN schema_version"}),
         (claiming.PENDING.statement, BY_HEAD),
         (claiming.TAKE.statement, BY_ID),
         (state.CHANGE_HELD.statement.values(wake_at=None), BY_ID),  # type: ignore[attr-defined]

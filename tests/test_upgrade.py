@@ -6,18 +6,20 @@ new, so an earlier release wrote the same columns, less those.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from sqlalchemy import Connection, inspect, text
 
 import postgresql
 from orqo import clock, db, runs
 from orqo.models import Base
-from support import TestBox
+from support import Service, TestBox, fresh_settings, running, wait_for
 
 SCHEMAS = {int(path.stem): path for path in sorted(Path(__file__).with_name("schemas").glob("*.sql"))}
 INDEXES = {
@@ -142,3 +144,70 @@ def test_until_it_is_upgraded_nothing_of_this_release_touches_it(
 
 def test_every_earlier_version_is_kept_here() -> None:
     assert list(SCHEMAS) == list(range(1, db.SCHEMA_VERSION))
+
+
+# ── what runs while it happens ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def settings(request: pytest.FixtureRequest, redis_url: str) -> Iterator[dict[str, str]]:
+    """The environment of a fresh box, on each engine."""
+    with fresh_settings(redis_url) as made, ExitStack() as stack:
+        made.pop("DATABASE_URL", None)
+        if request.param == "postgresql":
+            made["DATABASE_URL"] = stack.enter_context(postgresql.fresh_database())
+        yield made
+
+
+def be_of_version(box: TestBox, version: int) -> None:
+    """Let the database be as another release left it."""
+    with box.database.transaction() as connection:
+        connection.execute(text("UPDATE schema_version SET version = :version"), {"version": version})
+
+
+def test_nothing_is_claimed_from_a_database_that_a_newer_release_upgraded(box: TestBox) -> None:
+    run_id = box.accept()
+    be_of_version(box, db.SCHEMA_VERSION + 1)
+
+    claim = runs.claim(box.box, owner="x", now=clock.now())
+
+    assert (claim, box.run(run_id)["status"]) == (None, "pending")
+
+
+def test_what_runs_while_the_database_is_upgraded_ends_its_runs_and_begins_none(
+    box: TestBox, settings: dict[str, str], tmp_path: Path
+) -> None:
+    box.apply("name: slow\nstages: [{name: one, script: 'sleep 2; echo done'}, {name: two, script: 'echo $ORQO_STAGE'}]\n")
+    log = tmp_path / "service.log"
+    with running(box, settings, log, "app", "worker") as service:
+        under_way = box.accept("slow")
+        wait_for(lambda: box.run(under_way)["status"] == "running")
+        be_of_version(box, db.SCHEMA_VERSION + 1)
+        later = box.accept()
+        wait_for(lambda: "status=outdated" in log.read_text(), within_s=20)
+        wait_for(lambda: box.run(under_way)["finished_at"], within_s=20)
+
+        unready = requests.get(f"{service.url}/readyz", timeout=5)
+
+        assert (unready.status_code, "install the newer release" in unready.json()["detail"]) == (503, True)
+        assert "install the newer release" in log.read_text()
+        assert box.rows("SELECT status, claims FROM runs WHERE id = :id", id=later) == [{"status": "pending", "claims": 0}]
+        be_of_version(box, db.SCHEMA_VERSION)
+        wait_for(lambda: box.run(later)["status"] == "completed", within_s=30)
+
+    assert [(stage["attempts"], stage["output"]) for stage in box.run(under_way)["stages"]] == [(1, "done"), (1, "two")]
+    assert "status=fault" not in log.read_text()
+
+
+def test_a_worker_of_an_earlier_release_refuses_to_start_on_an_upgraded_database(
+    box: TestBox, settings: dict[str, str], tmp_path: Path
+) -> None:
+    be_of_version(box, db.SCHEMA_VERSION + 1)
+    service = Service(box, {"PATH": os.environ["PATH"], **settings}, log=tmp_path / "service.log")
+    for name in ("app", "worker"):
+        service.start(name)
+
+    ended = {name: process.wait(timeout=30) for name, process in service.processes.items()}
+
+    assert ended == {"app": 1, "worker": 1}
+    assert service.log.read_text().count("install the newer release") == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, jsonify
 
-from orqo import clock
+from orqo import clock, db
 from orqo.api.site import Site, check_room, site
 from orqo.errors import Unavailable
 
@@ -33,8 +33,11 @@ def reasons(here: Site) -> list[str]:
         check_room(here.config)
         with here.database.transaction():
             pass
+        db.check_still(here.database)
     except Unavailable as fault:
         found.append(fault.detail)
+    except db.SchemaMismatch as fault:
+        found.append(str(fault))
     if not here.bell.is_reachable():
         found.append("Redis does not answer: runs are accepted and begin when it is back.")
     elif not here.bell.workers(now=clock.now()):

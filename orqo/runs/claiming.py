@@ -15,8 +15,9 @@ from sqlalchemy import ColumnElement, Connection, Row, bindparam, func, insert, 
 from sqlalchemy.exc import DBAPIError
 
 from orqo import clock, crashpoints, facts, flow
+from orqo.db import SCHEMA_VERSION
 from orqo.definition import Definition, StageDefinition
-from orqo.models import Reason, RunStatus, StageStatus
+from orqo.models import Reason, RunStatus, SchemaVersion, StageStatus
 from orqo.prepared import Prepared, Writing
 from orqo.runs import result, waiting
 from orqo.runs.ending import end, end_without_word, stage_rows
@@ -38,7 +39,13 @@ PASSED_BY = 50
 COSTS = ((RUNS.c.claims == NONE, 0), (RUNS.c.claims == ONE, 0), (RUNS.c.claims > ONE, PASSED_BY))
 # Two workers on PostgreSQL pass each other by.
 NOT_TAKEN = OLDEST.with_for_update(skip_locked=True)
-HEADS = Prepared(select(*(NOT_TAKEN.where(place, cost).scalar_subquery() for place in (ANYWHERE, HERE) for cost, _ in COSTS)))
+HEADS = Prepared(
+    select(
+        # In the statement that locks what is claimed: an upgrade comes before it or after this commit.
+        select(SchemaVersion.version).scalar_subquery(),
+        *(NOT_TAKEN.where(place, cost).scalar_subquery() for place in (ANYWHERE, HERE) for cost, _ in COSTS),
+    )
+)
 TAKE = Prepared(
     update(RUNS)
     .where(RUNS.c.id == bindparam("wanted_id"), RUNS.c.status == RunStatus.PENDING)
@@ -165,7 +172,11 @@ def _next_pending(connection: Connection, machine: str) -> int | None:
     One that kills every worker must not hold up the others, nor wait for ever where there are always others; one that lost a
     single worker keeps its place. The index has (machine, claims, id): six looks at its heads, whatever the queue's length.
     """
-    heads = zip(HEADS.first(connection, {"machine": machine}), 2 * [passed_by for _, passed_by in COSTS], strict=True)
+    version, *found = HEADS.first(connection, {"machine": machine})
+    if version != SCHEMA_VERSION:
+        # Another release upgraded the database: what runs mean now is not this one's to say. The dispatcher tells.
+        return None
+    heads = zip(found, 2 * [passed_by for _, passed_by in COSTS], strict=True)
     places = [(run_id + passed_by, passed_by, run_id) for run_id, passed_by in heads if run_id is not None]
     return min(places)[-1] if places else None
 

@@ -13,13 +13,12 @@ from orqo.errors import Conflict, NotFound
 from orqo.models import RunStatus, WaitStatus
 from orqo.runs import binding
 from orqo.runs.binding import MACHINE_LOST_AFTER_S
-from orqo.runs.claiming import ANYWHERE, FREE, HERE
+from orqo.runs.claiming import ANYWHERE, FREE, pending
 from orqo.runs.ending import end, wake_parent
 from orqo.runs.state import NO_LEASE, RUNS, WAITS, Box, Output
 
 SWEEP_LIMIT = 200
-FIRST = select(RUNS.c.created_at).where(*FREE).order_by(RUNS.c.id).limit(1)
-OLDEST = select(*(FIRST.where(place).scalar_subquery() for place in (ANYWHERE, HERE)))
+OLDEST = select(RUNS.c.created_at).where(*FREE, ANYWHERE).order_by(RUNS.c.id).limit(1)
 
 
 def stop(box: Box, run_id: int, *, now: datetime) -> str:
@@ -45,14 +44,15 @@ def stop(box: Box, run_id: int, *, now: datetime) -> str:
 class Swept:
     """What a sweep found: runs taken from lost workers, runs whose wait is over, runs whose files are out of reach.
 
-    `stale` tells whether any has waited too long for a worker, `stale_here` whether one that this machine alone may execute has.
+    `stale` tells whether any has waited too long for a worker, `bound_here` whether any waits that this machine alone may
+    execute: whoever made it pending could not tell its workers.
     """
 
     lost: int = 0
     woken: int = 0
     stranded: int = 0
     stale: bool = False
-    stale_here: bool = False
+    bound_here: bool = False
 
 
 def sweep(box: Box, *, stale_s: float, machine_lost_after_s: float = MACHINE_LOST_AFTER_S, now: datetime) -> Swept:
@@ -65,7 +65,8 @@ def sweep(box: Box, *, stale_s: float, machine_lost_after_s: float = MACHINE_LOS
         due = _due(connection, now)
         healed = _unheard(connection)
         stranded = binding.stranded(box, connection, lost_after_s=machine_lost_after_s)
-        oldest, oldest_here = connection.execute(OLDEST, {"machine": box.machine}).one()
+        oldest = connection.execute(OLDEST).scalar()
+        _, waits_here = pending(connection, box.machine)
     if lost or due or healed or stranded:
         with box.database.transaction() as connection:
             for run in lost:
@@ -78,8 +79,8 @@ def sweep(box: Box, *, stale_s: float, machine_lost_after_s: float = MACHINE_LOS
             connection.execute(update(RUNS).where(*over).values(status=RunStatus.PENDING, wake_at=None))
     late = clock.to_text(now - timedelta(seconds=stale_s))
     stale = bool(lost or due or healed) or (oldest is not None and oldest < late)
-    stale_here = any(row.machine == box.machine != "" for row in (*lost, *due)) or (oldest_here is not None and oldest_here < late)
-    return Swept(len(lost), len(due), len(stranded), stale, stale_here)
+    bound_here = waits_here or any(row.machine == box.machine for row in (*lost, *due))
+    return Swept(len(lost), len(due), len(stranded), stale, bound_here and box.machine != "")
 
 
 def _lost(box: Box, connection: Connection) -> list[Row[Any]]:
