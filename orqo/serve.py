@@ -49,7 +49,7 @@ def run(
 ) -> int:
     """Serve until SIGTERM, SIGINT or SIGHUP; give the exit status: 0, or 1 after one line on stderr that says what to mend.
 
-    `programs` stop in the order given. `prepare` runs before they start, while Redis
+    `programs` start and stop in the order given. `prepare` runs before they start, while Redis
     does, and may raise CannotStart; `on_ready` runs once when all are ready.
     """
     # The database, keys and Valkey's files are the service's alone.
@@ -84,8 +84,7 @@ def _run(
         env["REDIS_URL"], wait_for_valkey = _start_valkey(config, supervisor, stack)
     prepare()
     wait_for_valkey()
-    for program in reversed(programs):
-        supervisor.add(program)
+    supervisor.add_all(programs)
 
     def ready() -> None:
         _say(f"listening on {_shown_address(config)} (Ctrl-C stops)")

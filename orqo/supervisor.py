@@ -120,6 +120,13 @@ class Supervisor:
         self._children.append(child)
         return self._start(child)
 
+    def add_all(self, programs: Sequence[Program]) -> None:
+        """Start programs and keep them running; those named first start first, and stop first."""
+        added = [_Child(program, ready=program.ready is None) for program in programs]
+        self._children += reversed(added)
+        for child in added:
+            self._start(child)
+
     def start_again(self, program: Program) -> Process:
         """Kill a program if it still runs, and start it."""
         child = next(child for child in self._children if child.program is program)
