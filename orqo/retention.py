@@ -118,7 +118,11 @@ def _delete_stale(connection: Connection, now: datetime) -> int:
 
 def prune_folders(database: Database, runs_dir: Path) -> int:
     """Remove the folders of runs that are no more; gives how many."""
-    folders = {int(entry.name): entry for entry in runs_dir.glob("[0-9]*") if entry.name.isdigit()} if runs_dir.is_dir() else {}
+    folders = (
+        {int(entry.name): entry for entry in runs_dir.glob("[0-9]*") if entry.name.isascii() and entry.name.isdigit()}
+        if runs_dir.is_dir()
+        else {}
+    )
     names = sorted(folders)
     removed = 0
     for start in range(0, len(names), BATCH):

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from sqlalchemy import insert, text
@@ -333,6 +334,13 @@ def test_runs_are_found_by_workflow_status_trigger_metadata_and_time(ask: Ask, b
     assert found("metadata[pr]=8") == []
     assert found("since=2026-01-01T00:00:00Z") == [fired, other, plain]
     assert found("since=" + clock.to_text(clock.now() + timedelta(hours=1))) == []
+
+
+@pytest.mark.parametrize("text", ["\u00b9", "1\u00b2", "\u0663", "9" * 30], ids=["superscript", "mixed", "arabic", "long"])
+def test_what_only_looks_like_a_number_names_no_workflow(ask: Ask, text: str) -> None:
+    answers = [ask("GET", f"/{kind}?{urlencode({'workflow': text})}") for kind in ("runs", "triggers", "callbacks", "requests")]
+
+    assert [answer.status_code for answer in answers] == [404] * 4
 
 
 def test_the_first_run_since_a_time_is_found_without_reading_all(box: TestBox) -> None:

@@ -72,7 +72,7 @@ def workflow_of(connection: Connection, reference: str | float) -> Row[Any]:
         # JSON Schema has 1.0 for an integer.
         reference = int(reference)
     row = workflows.find(connection, reference)
-    if row is None and isinstance(reference, str) and reference.isdigit():
+    if row is None and isinstance(reference, str) and reference.isascii() and reference.isdigit():
         row = workflows.find(connection, int(reference[:20]))
     if row is None or not holder().may_use(row.id):
         raise NotFound(f"There is no workflow {reference} that this token may use.")

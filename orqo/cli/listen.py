@@ -74,7 +74,7 @@ def _handler(arguments: argparse.Namespace, secret_of: Callable[[str], str]) -> 
 
         def do_POST(self) -> None:
             length = self.headers.get("Content-Length", "")
-            if not length.isdigit() or int(length) > BODY_MAX_BYTES:
+            if not length.isascii() or not length.isdigit() or int(length) > BODY_MAX_BYTES:
                 self.close_connection = True
                 self.send_error(413)
                 return
