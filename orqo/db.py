@@ -62,6 +62,9 @@ class SchemaMismatch(Exception):
     """The database is not of this release's version; the text names the command that mends it."""
 
 
+SERVER_SECONDS = "extract(epoch FROM clock_timestamp())"
+
+
 @dataclass(frozen=True)
 class LeaseClock:
     """A reading of the clock that leases are written in: seconds, comparable within one `boot` only."""
@@ -108,7 +111,8 @@ class Database:
         # PostgreSQL would give each statement its own snapshot.
         snapshot = {"read_only": True} if self.is_sqlite else {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         self._reader = engine.execution_options(**snapshot)
-        self._boot = clock.boot_id()
+        # Seconds of the clock of leases are comparable under one such name.
+        self.boot = clock.boot_id() if self.is_sqlite else "postgresql"
         path = sqlite_path(self)
         self._turns = Turns(path, first=accepts) if path else None
         self._shared = Shared(self.transaction)
@@ -173,9 +177,8 @@ class Database:
     def lease_clock(self, connection: Connection) -> LeaseClock:
         """Read the clock of leases: this boot's on SQLite (one box), the database's own on PostgreSQL (many)."""
         if self.is_sqlite:
-            return LeaseClock(self._boot, clock.boot_seconds())
-        seconds = connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one()
-        return LeaseClock("postgresql", float(seconds))
+            return LeaseClock(self.boot, clock.boot_seconds())
+        return LeaseClock(self.boot, float(connection.execute(text(f"SELECT {SERVER_SECONDS}")).scalar_one()))
 
     def tidy(self, *, pages: int) -> None:
         """Give up to so many free pages back to the disk, and the write-ahead log as far as nobody reads it; SQLite alone.

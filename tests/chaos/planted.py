@@ -93,7 +93,8 @@ BUGS = (
     Bug(
         "a claim without its condition",
         "orqo/runs/claiming.py",
-        "    run_id = _next_pending(connection, box.machine)\n",
+        "    run_id, seconds = _next_pending(box, connection)\n",
+        "    _, seconds = _next_pending(box, connection)\n"
         "    run_id = connection.execute(select(func.min(RUNS.c.id)).where(RUNS.c.finished_at.is_(None))).scalar()\n"
         "    connection.execute(update(RUNS).where(RUNS.c.id == run_id).values(status=RunStatus.PENDING))\n",
         tests=("tests/test_runs.py", "-x"), runs=100,
