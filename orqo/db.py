@@ -199,8 +199,11 @@ class Database:
             raw.close()
 
     def close(self) -> None:
-        """Close all pooled connections, and the files that order the writers."""
+        """Close all pooled connections, those that threads still hold as they give them back, and the files that order the writers."""
+        pool = self.engine.pool
         self.engine.dispose()
+        # Only now: the engine's next pool would have the listener too.
+        event.listen(pool, "checkin", lambda _connection, record: record.close())
         if self._turns is not None:
             self._turns.close()
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from orqo import create_app, executor, leases, outbound, valkey
+from orqo import executor, leases, outbound, valkey
 from orqo.secretstore import SecretStore
-from support import Service, TestBox, fresh_box, fresh_settings, running
+from support import Service, TestBox, application, fresh_box, fresh_settings, running
 
 
 @pytest.fixture(scope="session")
@@ -62,11 +62,8 @@ def worker(box: TestBox) -> executor.Worker:
 @pytest.fixture
 def client(box: TestBox) -> Iterator[Any]:
     """Flask's test client of the real application."""
-    app = create_app(box.config)
-    with app.test_client() as made:
+    with application(box.config) as app, app.test_client() as made:
         yield made
-    app.extensions["orqo"].database.close()
-    app.extensions["orqo"].bell.close()
 
 
 @pytest.fixture

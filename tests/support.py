@@ -21,10 +21,11 @@ from typing import Any
 
 import pytest
 import requests
+from flask import Flask
 from sqlalchemy import inspect, text
 
 import postgresql
-from orqo import apply, clock, db, definition, instance, machines, runs, tokens, triggers, workflows
+from orqo import apply, clock, create_app, db, definition, instance, machines, runs, tokens, triggers, workflows
 from orqo.config import PROJECT_DIR, Config
 from orqo.models import Base
 from orqo.queue import Bell
@@ -218,6 +219,17 @@ def fresh_box(settings: dict[str, str]) -> Iterator[TestBox]:
     yield made
     made.bell.close()
     database.close()
+
+
+@contextmanager
+def application(config: Config) -> Iterator[Flask]:
+    """Give the real web application; its connections are closed whatever becomes of the test."""
+    app = create_app(config)
+    try:
+        yield app
+    finally:
+        app.extensions["orqo"].database.close()
+        app.extensions["orqo"].bell.close()
 
 
 @contextmanager

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from orqo import create_app, description, tokens
+from orqo import description, tokens
 from orqo.api import access
 from orqo.description import Operation
-from support import TestBox, fresh_box, fresh_settings
+from support import TestBox, application, fresh_box, fresh_settings
 
 OTHER = "name: other\ncallbacks: [{url: 'https://x.example.com'}]\nstages:\n  - name: a\n    stub: {output: 1}\n"
 FOREIGN = {"run_id", "trigger_id", "delivery_id", "callback_id", "request_id", "name"}
@@ -48,11 +48,8 @@ def box(redis_url: str) -> Iterator[TestBox]:
 
 @pytest.fixture(scope="module")
 def client(box: TestBox) -> Iterator[Any]:
-    app = create_app(box.config)
-    with app.test_client() as made:
+    with application(box.config) as app, app.test_client() as made:
         yield made
-    app.extensions["orqo"].database.close()
-    app.extensions["orqo"].bell.close()
 
 
 @pytest.fixture(scope="module")

@@ -19,13 +19,13 @@ from typing import Any
 import pytest
 from flask import url_for
 
-from orqo import clock, create_app, db, executor, instance, leases, outbound, people, tokens
+from orqo import clock, db, executor, instance, leases, outbound, people, tokens
 from orqo.config import PROJECT_DIR, Config
 from orqo.dashboard import access
 from orqo.models import Delivery, Instance
 from orqo.queue import Bell
 from orqo.secretstore import SecretStore
-from support import HELLO, TestBox
+from support import HELLO, TestBox, application
 from visitor import HOSTILE, Visitor, link, sign_in
 
 ARGUMENTS = {"name": "hello", "run_id": 1, "trigger_id": 1, "callback_id": 1, "delivery_id": 1, "request_id": 1, "sequence": 1}
@@ -65,15 +65,13 @@ def past(box: TestBox, worker: executor.Worker, client: Any) -> TestBox:
 @pytest.fixture(scope="module")
 def shown(redis_url: str) -> Iterator[Visitor]:
     """Somebody who is signed in to a box on which two workflows have run; for tests that change nothing."""
-    with made_box({"REDIS_URL": redis_url}) as box, in_process_worker(box), create_app(box.config).test_client() as client:
+    with made_box({"REDIS_URL": redis_url}) as box, in_process_worker(box), application(box.config) as app, app.test_client() as client:
         live(box, client)
         with box.database.transaction() as connection:
             tokens.create(connection, name=HOSTILE, now=clock.now())
         visitor = sign_in(client, box)
         visitor.post("/settings/people/me", name=HOSTILE[:60].strip(), password="correct horse battery")
         yield visitor
-        client.application.extensions["orqo"].database.close()
-        client.application.extensions["orqo"].bell.close()
 
 
 @contextmanager
@@ -131,14 +129,10 @@ def test_nobody_sees_anything_without_signing_in(shown: Visitor) -> None:
 
 
 def test_a_route_outside_the_table_is_closed(box: TestBox) -> None:
-    app = create_app(box.config)
-    app.add_url_rule("/forgotten", "forgotten", lambda: "open")
+    with application(box.config) as app, app.test_client() as client:
+        app.add_url_rule("/forgotten", "forgotten", lambda: "open")
 
-    with app.test_client() as client:
         assert client.get("/forgotten").status_code == 303
-
-    app.extensions["orqo"].database.close()
-    app.extensions["orqo"].bell.close()
 
 
 def test_who_is_sent_to_sign_in_comes_back(box: TestBox, client: Any) -> None:
@@ -192,16 +186,13 @@ def test_the_session_cookie_is_out_of_reach_of_scripts_and_other_sites(box: Test
 
 
 def test_behind_https_the_cookie_is_bound_to_the_host(settings: dict[str, str], box: TestBox) -> None:
-    app = create_app(Config.from_environ(settings | {"ORQO_BASE_URL": "https://orqo.example"}))
     token = link(box)
-    with app.test_client() as client:
+    with application(Config.from_environ(settings | {"ORQO_BASE_URL": "https://orqo.example"})) as app, app.test_client() as client:
         csrf = Visitor(client).token(f"https://orqo.example/sign-in?link={token}")
         answer = client.post("https://orqo.example/sign-in/link", data={"csrf": csrf, "link": token})
 
     cookie = next(each for each in answer.headers.getlist("Set-Cookie") if each.startswith("__Host-orqo_session="))
     assert "Secure" in cookie and "Path=/" in cookie and "Domain" not in cookie
-    app.extensions["orqo"].database.close()
-    app.extensions["orqo"].bell.close()
 
 
 def test_signing_out_ends_the_session(visitor: Visitor) -> None:
@@ -589,16 +580,14 @@ def test_all_dead_deliveries_of_a_callback_are_redelivered(past: TestBox, visito
 
 
 def test_secrets_are_named_and_never_shown(settings: dict[str, str], box: TestBox) -> None:
-    app = create_app(Config.from_environ(settings | {"ORQO_SECRET_GITHUB": "top-secret-value", "ORQO_API_TOKEN": "orqo_" + "x" * 43}))
+    config = Config.from_environ(settings | {"ORQO_SECRET_GITHUB": "top-secret-value", "ORQO_API_TOKEN": "orqo_" + "x" * 43})
     token = link(box)
-    with app.test_client() as client:
+    with application(config) as app, app.test_client() as client:
         made = Visitor(client)
         client.post("/sign-in/link", data={"csrf": made.token(f"/sign-in?link={token}"), "link": token})
         page = made.get("/settings/instance").text
 
     assert "GITHUB" in page and "top-secret-value" not in page and "orqo_xxx" not in page
-    app.extensions["orqo"].database.close()
-    app.extensions["orqo"].bell.close()
 
 
 def test_large_output_is_cut_on_the_page_and_whole_in_raw(box: TestBox, worker: executor.Worker, visitor: Visitor) -> None:

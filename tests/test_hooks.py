@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from orqo import clock, create_app, hooks, replays
+from orqo import clock, hooks, replays
 from orqo.config import Config
 from orqo.errors import Conflict
-from support import TestBox
+from support import TestBox, application
 
 SECRET = "It's a Secret to Everybody"
 BODY = b'{"action": "opened", "number": 7}'
@@ -49,10 +49,8 @@ def hooked(box: TestBox) -> Callable[..., str]:
 @contextmanager
 def serving(settings: dict[str, str], **changes: str) -> Iterator[Any]:
     """A web application of the same box with other settings."""
-    app = create_app(Config.from_environ(settings | changes))
-    yield app.test_client()
-    app.extensions["orqo"].database.close()
-    app.extensions["orqo"].bell.close()
+    with application(Config.from_environ(settings | changes)) as app:
+        yield app.test_client()
 
 
 def github(body: bytes, secret: str = SECRET, **headers: str) -> dict[str, str]:

@@ -23,9 +23,9 @@ from schemathesis.checks import load_all_checks, not_a_server_error
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 import described
-from orqo import create_app, description, executor
+from orqo import description, executor
 from orqo.description import Operation
-from support import TestBox, fresh_box, fresh_settings
+from support import TestBox, application, fresh_box, fresh_settings
 
 EXPLORING = settings(
     max_examples=400 if os.environ.get("ORQO_TEST_FULL") else 4,
@@ -178,13 +178,11 @@ def explored(redis_url: str) -> Iterator[TestBox]:
 def api(explored: TestBox) -> Iterator[Any]:
     """The description with the real application, for schemathesis."""
     load_all_checks()
-    app = create_app(explored.config)
-    loaded = schemathesis.openapi.from_wsgi("/api/v1/openapi.json", app)
-    # Every request has a valid token, so a missing one must not count as what is wrong with it.
-    loaded.config.generation.update(with_security_parameters=False)
-    yield loaded
-    app.extensions["orqo"].database.close()
-    app.extensions["orqo"].bell.close()
+    with application(explored.config) as app:
+        loaded = schemathesis.openapi.from_wsgi("/api/v1/openapi.json", app)
+        # Every request has a valid token, so a missing one must not count as what is wrong with it.
+        loaded.config.generation.update(with_security_parameters=False)
+        yield loaded
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["fitting", "not-fitting"])
@@ -224,9 +222,7 @@ class Restarted:
         environment = self._stack.enter_context(fresh_settings(self._redis_url))
         box = self._stack.enter_context(fresh_box(environment))
         self.token = box.token("admin")
-        self._app = create_app(box.config)
-        self._stack.callback(self._app.extensions["orqo"].database.close)
-        self._stack.callback(self._app.extensions["orqo"].bell.close)
+        self._app = self._stack.enter_context(application(box.config))
 
     def close(self) -> None:
         self._stack.close()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import gc
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
@@ -101,6 +103,24 @@ def test_connections_lost_while_idle_are_not_noticed(box: TestBox) -> None:
     assert kill_connections(box) > 0
 
     assert box.accept() > 0
+
+
+def test_a_connection_that_comes_back_after_the_end_is_closed(box: TestBox) -> None:
+    other = db.Database.open(box.config.database_url)
+
+    with other.read():
+        other.close()
+
+    del other
+    assert connections_left() == []
+
+
+def connections_left() -> list[warnings.WarningMessage]:
+    """Give what the driver tells of connections that nobody closed and nobody can reach any more."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        gc.collect()
+    return told
 
 
 def test_no_201_is_lost_while_connections_are_killed(box: TestBox, settings: dict[str, str], tmp_path: Path) -> None:

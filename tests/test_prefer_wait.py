@@ -11,8 +11,9 @@ import pytest
 import requests
 
 from orqo import call, clock, executor, runs
+from orqo.config import Config
 from orqo.queue import Bell
-from support import Service, TestBox
+from support import Service, TestBox, application
 
 SLOW = "name: slow\nstages: [{name: one, stub: {delay: 30s}}]"
 
@@ -99,16 +100,10 @@ def test_who_may_not_read_runs_is_given_none(box: TestBox, client: Any, working:
 
 
 def test_strict_knows_no_preference(settings: dict[str, str], box: TestBox, working: executor.Worker) -> None:
-    from orqo import create_app
-    from orqo.config import Config
-
-    app = create_app(Config.from_environ({**settings, "ORQO_STRICT": "1"}))
     token = box.token("trigger", "read")
-    with app.test_client() as client:
+    with application(Config.from_environ({**settings, "ORQO_STRICT": "1"})) as app, app.test_client() as client:
         headers = {"Authorization": f"Bearer {token}", "Prefer": "wait=5"}
         answer = client.post("/api/v1/trigger", json={"workflow_id": 1}, headers=headers)
-    app.extensions["orqo"].database.close()
-    app.extensions["orqo"].bell.close()
 
     assert set(answer.json) == {"workflow_run_id", "status"}
 
@@ -177,14 +172,8 @@ def test_the_word_wakes_before_the_next_look_and_is_not_missed(box: TestBox, red
 
 
 def test_without_redis_the_end_is_seen_all_the_same(settings: dict[str, str], box: TestBox, working: executor.Worker) -> None:
-    from orqo import create_app
-    from orqo.config import Config
-
-    app = create_app(Config.from_environ({**settings, "REDIS_URL": "unix:///nowhere/redis.sock"}))
-    with app.test_client() as client:
+    with application(Config.from_environ({**settings, "REDIS_URL": "unix:///nowhere/redis.sock"})) as app, app.test_client() as client:
         answer = start(client, box)
-    app.extensions["orqo"].database.close()
-    app.extensions["orqo"].bell.close()
 
     assert answer.json["run"]["status"] == "completed"
 
