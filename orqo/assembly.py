@@ -78,8 +78,13 @@ def assemble(config: Config) -> Flask:
 
 
 def _site(config: Config, database: db.Database) -> Site:
-    db.check_version(database)
-    key = instance.establish(database, config, now=clock.now())
+    """Put together what the application's parts share; the database is closed where it is not this box's."""
+    try:
+        db.check_version(database)
+        key = instance.establish(database, config, now=clock.now())
+    except BaseException:
+        database.close()
+        raise
     return Site(
         config=config,
         database=database,

@@ -21,7 +21,7 @@ from sqlalchemy import Connection, event, inspect, text
 
 import postgresql
 from inbox import inbox
-from orqo import attempts, callbacks, clock, db, deliveries, flow, overview, retention, runs, schedules
+from orqo import attempts, callbacks, clock, create_app, db, deliveries, flow, overview, retention, runs, schedules
 from orqo.errors import Unavailable
 from orqo.models import Base, RunStatus
 from orqo.slots import Room
@@ -113,6 +113,17 @@ def test_a_connection_that_comes_back_after_the_end_is_closed(box: TestBox) -> N
 
     del other
     assert connections_left() == []
+
+
+def test_an_application_that_cannot_be_made_keeps_no_connection(box: TestBox) -> None:
+    with box.database.transaction() as connection:
+        connection.execute(text("UPDATE schema_version SET version = 99"))
+
+    with pytest.raises(db.SchemaMismatch) as refused:
+        create_app(box.config)
+
+    assert "newer release" in str(refused.value)
+    wait_for(lambda: is_alone(box), what="its connections are closed")
 
 
 def connections_left() -> list[warnings.WarningMessage]:
