@@ -101,8 +101,8 @@ def shown_query(call: Call) -> list[list[str]]:
 
 
 def clean(text: str) -> str:
-    """Give text that JSON in UTF-8 can hold."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    """Give text that JSON in UTF-8 and each database can hold: PostgreSQL's takes no NUL."""
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def remote_address(peer: str, forwarded_for: str, trusted: Iterable[Network]) -> str:

@@ -106,7 +106,8 @@ def _newest(connection: Connection, workflow_id: int) -> Row[Any] | None:
 
 def find(connection: Connection, reference: int | str) -> Row[Any] | None:
     """Give the row of a workflow by id or name, None where there is none or it was deleted."""
-    if isinstance(reference, int) and not 0 < reference <= LARGEST_ID:
+    if not 0 < reference <= LARGEST_ID if isinstance(reference, int) else "\0" in reference:
+        # None has such an id, nor a NUL in its name, which PostgreSQL would not even look for.
         return None
     found: Row[Any] | None = (BY_ID if isinstance(reference, int) else BY_NAME).first(connection, {"reference": reference})
     return found

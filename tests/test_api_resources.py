@@ -343,6 +343,10 @@ def test_what_only_looks_like_a_number_names_no_workflow(ask: Ask, text: str) ->
     assert [answer.status_code for answer in answers] == [404] * 4
 
 
+def test_a_workflow_with_a_nul_in_its_name_is_unknown_and_no_fault(ask: Ask) -> None:
+    assert ask("GET", "/runs?workflow=a%00b").status_code == 404
+
+
 def test_the_first_run_since_a_time_is_found_without_reading_all(box: TestBox) -> None:
     for _ in range(20):
         box.accept()

@@ -62,6 +62,13 @@ def test_each_request_with_a_known_token_is_kept_with_what_was_answered(client: 
     assert [row["run_id"] for row in rows(box) if row["verdict"] == "accepted"] == [1, 2]
 
 
+def test_a_nul_in_a_header_is_written_as_every_database_can_hold_it(client: Any, box: TestBox) -> None:
+    answer = client.post(box.hook(), data=b"hello", content_type="text/plain; charset=utf-8; a=\0b")
+
+    assert answer.status_code == 201
+    assert [row["content_type"] for row in rows(box)] == ["text/plain; charset=utf-8; a=\ufffdb"]
+
+
 def test_of_strangers_nothing_is_kept(client: Any, box: TestBox) -> None:
     client.post("/api/v1/hooks/" + "x" * 43, data=b"hello")
     client.post("/api/v1/trigger", json={"workflow_id": 1}, headers={"Authorization": "Bearer orqo_" + "x" * 43})
