@@ -17,8 +17,8 @@ from sqlalchemy import text
 
 import postgresql
 from inbox import inbox
-from orqo import clock, create_app, deliveries, dispatcher, executor, machines, runs, workflows
-from support import Service, TestBox, running, wait_for
+from orqo import clock, deliveries, dispatcher, executor, machines, runs, workflows
+from support import Service, TestBox, application, running, wait_for
 from visitor import sign_in
 
 LOST_AFTER_S = 60.0
@@ -240,11 +240,8 @@ def left(box: TestBox, worker: executor.Worker) -> int:
 @pytest.fixture
 def elsewhere(other: executor.Worker) -> Iterator[Any]:
     """A client of the other machine's web."""
-    app = create_app(other.config)
-    with app.test_client() as client:
+    with application(other.config) as app, app.test_client() as client:
         yield client
-    app.extensions["orqo"].database.close()
-    app.extensions["orqo"].bell.close()
 
 
 @pytest.mark.parametrize("path", ["artifacts", "artifacts/a.txt", "artifacts/none.txt"])
