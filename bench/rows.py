@@ -2,7 +2,7 @@
 
 `python -m bench rows [--runs 1000000] [--repeats 60] [--engine sqlite|postgresql|both]`: the two databases of an engine are
 asked in turn, within one process and by the application's own ways; lower quartiles of many. Exit status 1 where one grows by over
-20 %, measured twice.
+20 %, each of three times.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from orqo.config import PROJECT_DIR, Config
 
 SMALL_RUNS, BIG_RUNS, REPEATS = 1_000, 1_000_000, 60
 GROWTH_MAX = 1.2
-AGAIN = 3
+AGAIN = 2
 # The small one is younger too, so that Home has as many to show of the last day.
 SMALL_OVER, BIG_OVER = timedelta(hours=48), timedelta(days=29)
 BUILD = """
@@ -80,12 +80,20 @@ def _engine(engine: str, wanted: argparse.Namespace) -> list[str]:
         found = {}
         for group in operations.groups():
             if any(wanted.only in name for name in group):
-                taken = _measured(group, made, wanted.repeats)
-                if any(_grows(name, *row) for name, row in taken.items()):
-                    # On a machine that others use too: what really grows does so again.
-                    taken = _measured(group, made, wanted.repeats * AGAIN)
-                found |= {name: _print(name, *row) for name, row in taken.items()}
+                found |= {name: _print(name, *row) for name, row in _confirmed(group, made, wanted.repeats).items()}
         return [f"{engine}: {name}" for name, grows in found.items() if grows]
+
+
+def _confirmed(group: Mapping[str, Operation], sides: tuple[Side, Side], repeats: int) -> dict[str, tuple[float, float]]:
+    """Measure a group, and again what seems to grow: on a machine that others use too, what really grows does so each time."""
+    taken = _measured(group, sides, repeats)
+    for _ in range(AGAIN):
+        grown = [name for name, row in taken.items() if _grows(name, *row)]
+        if not grown:
+            break
+        again = _measured(group, sides, repeats)
+        taken |= {name: min(taken[name], again[name], key=lambda row: row[1] / row[0]) for name in grown}
+    return taken
 
 
 def _grows(name: str, small: float, big: float) -> bool:
