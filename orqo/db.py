@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import select
 import shutil
 import sqlite3
 import stat
@@ -21,7 +22,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError, OperationalError
 
 from orqo import clock
 from orqo.config import PROJECT_DIR, ConfigError
@@ -62,6 +63,8 @@ class SchemaMismatch(Exception):
     """The database is not of this release's version; the text names the command that mends it."""
 
 
+# A connection that was used within so many seconds is not asked whether it lives, as long as nothing came from it.
+PING_AFTER_S = 5.0
 SERVER_SECONDS = "extract(epoch FROM clock_timestamp())"
 
 
@@ -98,7 +101,8 @@ def engine_options(url: str) -> dict[str, Any]:
     # What is cut off is noticed in seconds: the system's own patience with a silent peer is hours.
     silence = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000}
     connecting = {"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "orqo"} | silence
-    return {"pool_pre_ping": True, "pool_size": 16, "max_overflow": 32, "connect_args": connecting}
+    # Whether a connection still lives is looked at by _install_postgresql_events: SQLAlchemy would ask the server each time.
+    return {"pool_size": 16, "max_overflow": 32, "connect_args": connecting}
 
 
 class Database:
@@ -269,6 +273,27 @@ def _install_postgresql_events(engine: Engine, busy_timeout_ms: int) -> None:
             connection.execute(f"SET {setting}")
         connection.execute(DURABLE)
         connection.commit()
+
+    @event.listens_for(engine, "checkin")
+    def on_checkin(_connection: Any, record: Any) -> None:
+        record.info["idle_since"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def on_checkout(connection: Any, record: Any, _proxy: object) -> None:
+        idle_s = time.monotonic() - record.info.get("idle_since", time.monotonic())
+        try:
+            # The end of a connection can be read from it; of one that was cut off nothing comes, so the server is asked in time.
+            if idle_s > PING_AFTER_S or _has_news(connection):
+                engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.OperationalError as fault:
+            raise InvalidatePoolError from fault
+
+
+def _has_news(connection: Any) -> bool:
+    """Tell whether the server said something that nobody asked for, its last words among it."""
+    look = select.poll()
+    look.register(connection.fileno(), select.POLLIN)
+    return bool(look.poll(0))
 
 
 def only_one_at_a_time(connection: Connection, name: str) -> None:
