@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Row, and_, false, select
@@ -30,6 +30,7 @@ EXAMINED_MAX = 2500
 BATCH = 500
 # A run is given its time before it is committed: two may be committed in the other order.
 STRAGGLERS = timedelta(minutes=2)
+EARLIEST = datetime.min.replace(tzinfo=UTC) + STRAGGLERS
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,8 @@ def list_runs(
         return Page([], None)
     query = select(*SUMMARY, Workflow.name.label("workflow")).join(Workflow, Workflow.id == RUNS.c.workflow_id)
     if since is not None:
-        query = query.where(RUNS.c.id >= first_since(connection, since - STRAGGLERS), RUNS.c.created_at >= clock.to_text(since))
+        first = first_since(connection, max(since, EARLIEST) - STRAGGLERS)
+        query = query.where(RUNS.c.id >= first, RUNS.c.created_at >= clock.to_text(since))
     ranges = _ranges(part, workflow_id, status, trigger_id)
     if not metadata:
         rows, older = _rows(connection, query, RUNS.c.id, part, ranges)

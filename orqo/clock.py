@@ -26,6 +26,20 @@ def from_text(text: str) -> datetime:
     return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
 
 
+def any_moment(text: str) -> datetime:
+    """Read a time as people and programs write it (ISO 8601; UTC where no zone is said); ValueError on what is none.
+
+    The first and the last hours of the calendar, which UTC does not have in every zone, become its first or last moment.
+    """
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        return moment.replace(tzinfo=UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        return (datetime.min if moment.year == 1 else datetime.max).replace(tzinfo=UTC)
+
+
 def boot_seconds() -> float:
     """Give the seconds since this machine booted, sleep included: never set back, unlike the wall clock."""
     clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)

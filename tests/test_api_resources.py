@@ -334,6 +334,11 @@ def test_runs_are_found_by_workflow_status_trigger_metadata_and_time(ask: Ask, b
     assert found("metadata[pr]=8") == []
     assert found("since=2026-01-01T00:00:00Z") == [fired, other, plain]
     assert found("since=" + clock.to_text(clock.now() + timedelta(hours=1))) == []
+    # The ends of the calendar, and beyond them in UTC.
+    for early in ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00%2B00:01", "0001-01-01T00:00:00-23:59"):
+        assert found(f"since={early}") == [fired, other, plain]
+    for late in ("9999-12-31T23:59:59Z", "9999-12-31T23:59:59-00:01"):
+        assert found(f"since={late}") == []
 
 
 @pytest.mark.parametrize("text", ["\u00b9", "1\u00b2", "\u0663", "9" * 30], ids=["superscript", "mixed", "arabic", "long"])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from flask import Response, g
 from sqlalchemy import Connection, Row
 
-from orqo import callbacks, catalog, deliveries, jsontext, runs
+from orqo import callbacks, catalog, clock, deliveries, jsontext, runs
 from orqo.api.access import holder, resources
 from orqo.api.answers import as_json
 from orqo.api.paging import body, listed
@@ -73,8 +73,7 @@ def redeliver_dead() -> Response:
 
 def _moment(name: str, text: str) -> datetime:
     try:
-        moment = datetime.fromisoformat(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError) as fault:
+        return clock.any_moment(text)
+    except ValueError as fault:
         detail = "must be a time such as 2026-01-31T08:00:00Z"
         raise Invalid(f"{name} {detail}.", errors=[Fault(f"/{name}", detail)]) from fault

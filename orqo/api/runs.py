@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from flask import Response
 from sqlalchemy import Connection
 
-from orqo import catalog, inspection, runs
+from orqo import catalog, clock, inspection, runs
 from orqo.api.access import holder, resources
 from orqo.api.answers import as_json
 from orqo.api.paging import listed, workflow_id_of
@@ -40,9 +40,8 @@ def _page(connection: Connection, part: catalog.Part, wanted: dict[str, Any]) ->
 def _moment(text: str) -> datetime:
     try:
         # A + that was not escaped arrives as a space.
-        moment = datetime.fromisoformat(text.replace(" ", "+"))
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError) as fault:
+        return clock.any_moment(text.replace(" ", "+"))
+    except ValueError as fault:
         raise Malformed("The parameter since must be a time such as 2026-01-31T08:00:00Z.") from fault
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 
 from flask import Response, g
 
-from orqo import catalog, tokens, workflows
+from orqo import catalog, clock, tokens, workflows
 from orqo.api.access import check_unlimited, resources
 from orqo.api.answers import as_json
 from orqo.api.paging import body, listed
@@ -49,8 +49,8 @@ def _expiry(text: str | None) -> datetime | None:
     if text is None:
         return None
     try:
-        moment = datetime.fromisoformat(text).astimezone(UTC)
-    except (ValueError, OverflowError) as fault:
+        moment = clock.any_moment(text)
+    except ValueError as fault:
         raise Invalid("expires_at is no time.", errors=[Fault("/expires_at", "must be a time such as 2027-01-31T00:00:00Z")]) from fault
     if moment <= g.now:
         raise Invalid("expires_at is over already.", errors=[Fault("/expires_at", "must lie in the future")])
