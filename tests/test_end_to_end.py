@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import statistics
 import subprocess
 import threading
 import time
@@ -181,7 +182,8 @@ def test_accepting_goes_on_without_redis_and_the_runs_finish_when_it_is_back(
         else:
             server.send_signal(signal.SIGCONT)
 
-        assert max(took_s) < 0.5
+        # Whoever asks Redis each time waits for a quarter of a second each time.
+        assert statistics.median(took_s) < 0.25
         unfinished = "SELECT id FROM runs WHERE status != 'completed'"
         wait_for(lambda: not service.box.rows(unfinished), within_s=30, what="all runs complete")
     finally:
