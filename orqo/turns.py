@@ -16,7 +16,7 @@ from pathlib import Path
 PATIENCE_S = 0.25
 # So long a worker lets those pass who accept; then it stands in line with them, or they would starve it.
 MODESTY_S = 0.02
-PAUSE_S, PAUSE_MAX_S = 0.00005, 0.0005
+PAUSE_S, PAUSE_MAX_S = 0.00005, 0.0001
 # A turn that nobody used and nobody gave back is passed over for so long.
 STUCK_S = 2.0
 UNUSED_S = 0.005
