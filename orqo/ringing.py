@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
-# After it was done for several at once, or for nothing, this much is waited for more: a burst costs two hundred a second.
-PAUSE_S = 0.005
+# After it was done for several at once, or for nothing, this much is waited for more: a burst costs fifty a second.
+PAUSE_S = 0.02
 
 
 class Soon:
