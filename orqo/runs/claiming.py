@@ -31,7 +31,7 @@ ONE: ColumnElement[int] = literal_column("1")
 # What any machine may go on with, and what this one alone may: it has the files.
 ANYWHERE = RUNS.c.machine == cast("ColumnElement[str]", literal_column("''"))
 HERE = RUNS.c.machine == bindparam("machine")
-FREE = (RUNS.c.status == RunStatus.PENDING, RUNS.c.held == NONE)
+FREE = (RUNS.c.status == RunStatus.PENDING, RUNS.c.held == 0)
 OLDEST = select(RUNS.c.id).where(*FREE).order_by(RUNS.c.machine, RUNS.c.claims, RUNS.c.id).limit(ONE)
 PENDING = Prepared(select(*(OLDEST.where(place).scalar_subquery().label(name) for name, place in (("anywhere", ANYWHERE), ("here", HERE)))))
 # So many that were accepted after it go before a run that cost two workers or more.
