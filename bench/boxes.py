@@ -113,6 +113,16 @@ def ours(*, workers: int = 0, workflow: str = STUB, web: bool = True, **settings
             yield running
 
 
+@contextmanager
+def fresh_postgresql() -> Iterator[str]:
+    """Give the URL of an empty database on a server of its own, the one that the tests have too."""
+    sys.path.append(str(PROJECT_DIR / "tests"))
+    import postgresql
+
+    with postgresql.bare_database() as fresh:
+        yield fresh
+
+
 def prepared(config: Config, workflow: str) -> dict[str, Any]:
     """Set up a data folder with one workflow and a token; gives how a run is started there: path, headers and body."""
     serve.make_data_folder(config.data)

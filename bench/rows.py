@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import gc
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -19,7 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from bench import bulk, operations
+from bench import boxes, bulk, operations
 from bench.operations import Operation, Side
 from orqo import (
     apply,
@@ -38,7 +37,7 @@ from orqo import (
     valkey,
     workflows,
 )
-from orqo.config import PROJECT_DIR, Config
+from orqo.config import Config
 
 SMALL_RUNS, BIG_RUNS, REPEATS = 1_000, 1_000_000, 60
 GROWTH_MAX = 1.2
@@ -139,19 +138,9 @@ def _sides(engine: str, folder: Path, redis_url: str, big_runs: int) -> Iterator
         for name, count, over in (("small", SMALL_RUNS, SMALL_OVER), ("big", big_runs, BIG_OVER)):
             env = {"ORQO_DATA": str(folder / name), "REDIS_URL": redis_url}
             if engine == "postgresql":
-                env["DATABASE_URL"] = stack.enter_context(_database())
+                env["DATABASE_URL"] = stack.enter_context(boxes.fresh_postgresql())
             made.append(stack.enter_context(side(Config.from_environ(env), count, over)))
         yield made[0], made[1]
-
-
-@contextlib.contextmanager
-def _database() -> Iterator[str]:
-    """Give the URL of an empty database on the server that the tests have too."""
-    sys.path.append(str(PROJECT_DIR / "tests"))
-    import postgresql
-
-    with postgresql.bare_database() as fresh:
-        yield fresh
 
 
 @contextlib.contextmanager

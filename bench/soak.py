@@ -100,7 +100,10 @@ def _running(wanted: argparse.Namespace) -> Iterator[Running]:
         receiver = Receiver()
         stack.callback(receiver.close)
         given = {"ORQO_DATA": f"{folder}/data", "ORQO_PORT": str(boxes.free_port()), "ORQO_WORKERS": str(WORKERS), "ORQO_EXAMPLE": "0"}
-        given |= {"ORQO_KEEP_RUNS": str(KEPT_RUNS), "DATABASE_URL": stack.enter_context(_database()) if wanted.postgresql else ""}
+        given |= {
+            "ORQO_KEEP_RUNS": str(KEPT_RUNS),
+            "DATABASE_URL": stack.enter_context(boxes.fresh_postgresql()) if wanted.postgresql else "",
+        }
         given = {name: value for name, value in given.items() if value}
         config = Config.from_environ(given)
         load, database = _prepared(config, receiver.url, wanted.rate)
@@ -111,15 +114,6 @@ def _running(wanted: argparse.Namespace) -> Iterator[Running]:
         boxes.wait_until(lambda: _is_ready(load.base), what=f"the service is ready; {log}", every_s=0.2)
         disk_mb = _disk(config.data, database)
         yield Running(supervisor, config.data, log, load, receiver, disk_mb)
-
-
-@contextlib.contextmanager
-def _database() -> Iterator[str]:
-    sys.path.append(str(PROJECT_DIR / "tests"))
-    import postgresql
-
-    with postgresql.bare_database() as fresh:
-        yield fresh
 
 
 @contextlib.contextmanager
