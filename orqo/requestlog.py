@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from typing import Any, cast
 from urllib.parse import quote
 
-from sqlalchemy import Connection, Row, Table, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, Table, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from orqo import call, clock, jsontext
@@ -39,6 +39,11 @@ WRITTEN = (
     *("content_type", "size", "query", "headers", "hidden", "replay_of", "webhook_id", "event", "body"),
 )
 INSERT = Prepared(insert(ROWS).returning(ROWS.c.id), *WRITTEN)
+# Of the oldest alone: whoever looks for all that are too old or too many reads the whole log.
+NEWEST = select(func.max(ROWS.c.id)).scalar_subquery()
+OLDEST = select(ROWS.c.id, ROWS.c.received_at).order_by(ROWS.c.id).limit(TRIM_LIMIT).subquery()
+GONE = select(OLDEST.c.id).where((OLDEST.c.id <= NEWEST - KEPT_MAX) | (OLDEST.c.received_at < bindparam("too_old")))
+TRIM = Prepared(delete(ROWS).where(ROWS.c.id.in_(GONE)), "too_old")
 NOT_COPIED = ("host", "content-length", "connection", "accept-encoding", "transfer-encoding", "expect")
 LISTED = (
     *("id", "endpoint", "received_at", "trigger_id", "token_id", "run_id", "status_code", "verdict", "reason"),
@@ -109,10 +114,7 @@ def _drop_refused_bodies(connection: Connection, entry: Entry) -> None:
 
 
 def _trim(connection: Connection, now: datetime) -> None:
-    newest = connection.execute(select(func.max(ROWS.c.id))).scalar_one()
-    too_old = ROWS.c.received_at < clock.to_text(now - timedelta(days=KEPT_DAYS))
-    gone = select(ROWS.c.id).where((ROWS.c.id <= newest - KEPT_MAX) | too_old).order_by(ROWS.c.id).limit(TRIM_LIMIT)
-    connection.execute(delete(ROWS).where(ROWS.c.id.in_(gone)))
+    TRIM.change(connection, {"too_old": clock.to_text(now - timedelta(days=KEPT_DAYS))})
 
 
 def note(database: Database, entry: Entry, *, now: datetime) -> None:

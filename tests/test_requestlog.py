@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from orqo import clock, requestlog
 from orqo.call import Call
 from orqo.config import PROJECT_DIR
 from orqo.models import Verdict
-from support import TestBox
+from support import TestBox, sqlite_only
 
 SIGNED = """
 name: signed
@@ -35,6 +36,22 @@ def write(box: TestBox, number: int, **changes: Any) -> None:
     with box.database.transaction() as connection:
         for _ in range(number):
             requestlog.write(connection, entry, now=clock.now())
+
+
+@sqlite_only
+def test_trimming_looks_at_the_oldest_alone_however_long_the_log_is(box: TestBox) -> None:
+    steps: list[int] = []
+    for number in range(2):
+        write(box, 1_000, verdict=Verdict.ACCEPTED)
+        counted: list[int] = []
+        with box.database.transaction() as connection:
+            driver: Any = connection.connection.dbapi_connection
+            driver.set_progress_handler(partial(counted.append, number), 1)
+            requestlog._trim(connection, clock.now())
+            driver.set_progress_handler(None, 1)
+        steps.append(len(counted))
+
+    assert steps[0] == pytest.approx(steps[1], abs=20) and 200 < steps[0] < 10_000
 
 
 def test_each_request_with_a_known_token_is_kept_with_what_was_answered(client: Any, box: TestBox) -> None:
