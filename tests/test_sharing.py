@@ -84,6 +84,19 @@ def test_what_comes_together_is_one_commit(database: db.Database) -> None:
     assert values == list(range(THREADS)) and numbers(database) == values
 
 
+def test_a_refusal_that_has_written_nothing_is_part_of_the_one_commit(database: db.Database) -> None:
+    commits: list[Any] = []
+    event.listen(database.engine, "commit", commits.append)
+
+    def refuse(connection: Connection) -> int:
+        raise Conflict(f"There are {connection.execute(text('SELECT count(*) FROM t')).scalar_one()} already.")
+
+    values = together(database, [put(1), refuse, put(2)])
+
+    assert len(commits) == 2
+    assert isinstance(values[1], Conflict) and numbers(database) == [1, 2]
+
+
 def test_a_refusal_is_undone_alone(database: db.Database) -> None:
     values = together(database, [put(1), put(2, fails=Conflict), put(3)])
 
