@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
@@ -37,6 +38,16 @@ class TolerantRequest(Request):
         super().__init__(environ, *arguments, **options)
 
 
+class Application(Flask):
+    """Flask's application, which asks no function whether it is a coroutine: none of ours is."""
+
+    request_class = TolerantRequest
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """Give the function as it is."""
+        return func
+
+
 def started(config: Config) -> Flask:
     """Make this process the web process of these settings and give its application, ready to answer. Raises as `assemble` does."""
     logs.install(config.log_level, config.log_format)
@@ -49,8 +60,7 @@ def started(config: Config) -> Flask:
 def assemble(config: Config) -> Flask:
     """Give the application; the database must exist and be of this release's version."""
     description.warm()
-    app = Flask("orqo", static_folder=None, template_folder=None)
-    app.request_class = TolerantRequest
+    app = Application("orqo", static_folder=None, template_folder=None)
     app.config["SQLALCHEMY_DATABASE_URI"] = config.database_url
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = db.engine_options(config.database_url)
     # OPTIONS is a method like any other here: 405 where a path does not take it.

@@ -10,6 +10,7 @@ import ipaddress
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from orqo import inbound
 from orqo.config import Network
@@ -31,6 +32,8 @@ WAIT_MAX_S = 60
 PREFERRED_WAIT = re.compile(r'wait\s*=\s*"?([0-9]{1,9})"?', re.IGNORECASE)
 HEADERS_MAX, VALUE_MAX = 100, 4096
 SIGNATURE_HEADERS = frozenset(name for names in inbound.HEADERS.values() for name in names)
+SHOWN_HEADERS = frozenset(("webhook-id", "webhook-timestamp", "x-slack-request-timestamp"))
+HIDDEN_HEADERS = SIGNATURE_HEADERS - SHOWN_HEADERS
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,13 @@ def is_told(name: str) -> bool:
 
 def is_secret(name: str) -> bool:
     """Tell whether a header or parameter of this name may hold a credential or a signature."""
-    return name.lower() not in NOT_SECRET and SECRET_WORDS.search(name.lower()) is not None
+    lower = name.lower()
+    return lower not in NOT_SECRET and _holds_secret_word(lower)
+
+
+@lru_cache(maxsize=1024)
+def _holds_secret_word(name: str) -> bool:
+    return SECRET_WORDS.search(name) is not None
 
 
 def told_headers(call: Call) -> dict[str, str]:
@@ -81,7 +90,7 @@ def told_query(call: Call) -> dict[str, str]:
 
 def shown_headers(call: Call, scheme: Scheme | None = None) -> dict[str, str]:
     """Give the headers as the request log shows them: of a credential only that it was there."""
-    hidden = {*SIGNATURE_HEADERS, *(scheme.headers if scheme else ())} - {"webhook-id", "webhook-timestamp", "x-slack-request-timestamp"}
+    hidden = HIDDEN_HEADERS | (set(scheme.headers) - SHOWN_HEADERS) if scheme else HIDDEN_HEADERS
     shown = {name: HIDDEN if name in hidden or is_secret(name) else clean(value) for name, value in call.headers.items()}
     return {clean(name): value[:VALUE_MAX] for name, value in list(shown.items())[:HEADERS_MAX]}
 
@@ -102,6 +111,8 @@ def shown_query(call: Call) -> list[list[str]]:
 
 def clean(text: str) -> str:
     """Give text that JSON in UTF-8 and each database can hold: PostgreSQL's takes no NUL."""
+    if text.isascii() and "\0" not in text:
+        return text
     return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 

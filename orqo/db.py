@@ -9,7 +9,6 @@ import importlib.util
 import os
 import re
 import select
-import shutil
 import sqlite3
 import stat
 import time
@@ -20,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy import Connection, Engine, PoolProxiedConnection, create_engine, event, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError, OperationalError
 
@@ -120,6 +119,9 @@ class Database:
         path = sqlite_path(self)
         self._turns = Turns(path, first=accepts) if path else None
         self._shared = Shared(self.transaction)
+        # For single look-ups: to have one of the pool's takes longer than what is asked.
+        self._looking: list[PoolProxiedConnection] = []
+        self._is_closed = False
         if self.is_sqlite:
             _install_sqlite_events(engine, busy_timeout_ms)
         else:
@@ -172,11 +174,28 @@ class Database:
             with self.read() as connection:
                 return statement.first(connection, parameters)
         with _told():
-            pooled = self.engine.raw_connection()
+            own = self._own_connection()
             try:
-                return statement.first_of(pooled.dbapi_connection, self.engine.dialect, parameters)
-            finally:
-                pooled.close()
+                found = statement.first_of(own.dbapi_connection, self.engine.dialect, parameters)
+            except BaseException:
+                own.close()
+                raise
+            self._looking.append(own)
+            if self._is_closed:
+                self._close_looking()
+            return found
+
+    def _own_connection(self) -> PoolProxiedConnection:
+        try:
+            return self._looking.pop()
+        except IndexError:
+            own = self.engine.raw_connection()
+            own.detach()
+            return own
+
+    def _close_looking(self) -> None:
+        while self._looking:
+            self._looking.pop().close()
 
     def lease_clock(self, connection: Connection) -> LeaseClock:
         """Read the clock of leases: this boot's on SQLite (one box), the database's own on PostgreSQL (many)."""
@@ -204,6 +223,8 @@ class Database:
 
     def close(self) -> None:
         """Close all pooled connections, those that threads still hold as they give them back, and the files that order the writers."""
+        self._is_closed = True
+        self._close_looking()
         pool = self.engine.pool
         self.engine.dispose()
         # Only now: the engine's next pool would have the listener too.
@@ -310,7 +331,10 @@ def number_behind(connection: Connection, table: str, taken: int) -> None:
 
 def free_bytes(path: Path | None) -> int | None:
     """Give the free bytes of the disk that holds the SQLite file; None on PostgreSQL."""
-    return shutil.disk_usage(path.parent).free if path else None
+    if path is None:
+        return None
+    disk = os.statvfs(os.path.dirname(path))
+    return disk.f_bavail * disk.f_frsize
 
 
 def version_of(database: Database) -> int | None:

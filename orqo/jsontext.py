@@ -15,6 +15,8 @@ MAX_DEPTH = 128
 SMALLEST_INTEGER, LARGEST_INTEGER = -(2**63), 2**64 - 1
 BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*"|([\[{])|([\]}])', re.DOTALL)
 LONG_NUMBER = re.compile(rb"\d{19}")
+# json.dumps makes one for each call.
+ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -48,7 +50,7 @@ def parse(body: bytes) -> Any:
 
 def dump(value: Any) -> str:
     """Write compact JSON; ValueError on what JSON has no word for."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return ENCODER.encode(value)
 
 
 def _check_depth(body: bytes) -> None:

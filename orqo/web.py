@@ -40,14 +40,15 @@ WSGIApplication = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]
 log = logging.getLogger("orqo.web")
 
 
-def serve(app: WSGIApplication, config: Config) -> int:
+def serve(app: WSGIApplication, config: Config, sockets: list[socket.socket] | None = None) -> int:
     """Listen and answer until SIGTERM or SIGINT, then answer what is in flight, for ten seconds at most; give the exit status.
 
     The environ of each request has `orqo.draining`, a function that says whether the server is going away:
-    whoever waits on a client's behalf asks it. A taken port ends the process with one line.
+    whoever waits on a client's behalf asks it. Without `sockets` that listen already it opens its own; a taken port ends the
+    process with one line.
     """
     try:
-        sockets = listening.open_sockets(config.host, config.port)
+        sockets = sockets or listening.open_sockets(config.host, config.port)
     except listening.CannotListen as fault:
         print(f"orqo: {fault}", file=sys.stderr, flush=True)
         return 1
@@ -82,6 +83,8 @@ class Server:
             cleanup_interval=5,
             max_request_header_size=HEADERS_MAX_BYTES,
             max_request_body_size=body_max_bytes + BODY_SLACK_BYTES,
+            # An answer leaves from the thread that made it; waitress's loop would be woken to send it.
+            send_bytes=1,
             # A thousand slow bodies may so hold 64 MB of memory; what is longer waits in a temporary file.
             inbuf_overflow=65536,
             ident=None,
@@ -165,6 +168,18 @@ class AnswerTask(WSGITask):
         header: bytes = super().build_response_header()
         return header
 
+    def write(self, data: bytes) -> None:
+        """Send the header in one piece with the first bytes of the body."""
+        if self.wrote_header:
+            super().write(data)
+            return
+        self.channel.gathered = []
+        try:
+            super().write(data)
+        finally:
+            parts, self.channel.gathered = self.channel.gathered, None
+        self.channel.write_soon(b"".join(parts))
+
 
 class Channel(HTTPChannel):
     """One connection. After a refusal it reads on and discards, else the client's unsent body makes TCP drop our answer."""
@@ -175,10 +190,15 @@ class Channel(HTTPChannel):
     close_when_flushed: bool
     refused = False
     discarding = False
+    # What is to be sent in one piece, while it comes.
+    gathered: list[bytes] | None = None
 
-    def readable(self) -> bool:
-        """Say whether bytes are wanted."""
-        return self.discarding or bool(super().readable())
+    def write_soon(self, data: Any) -> int:
+        """Send bytes, or keep them for the piece that is being put together; give how many."""
+        if self.gathered is None:
+            return int(super().write_soon(data))
+        self.gathered.append(data)
+        return len(data)
 
     def handle_read(self) -> None:
         """Read; what comes after a refusal is thrown away until the client closes or `channel_timeout` has passed."""
@@ -198,6 +218,8 @@ class Channel(HTTPChannel):
         super().handle_write()
         if ending and not self.total_outbufs_len and self.connected:
             self.discarding = True
+            # Each look at the sockets asks each connection.
+            self.readable = _always
             try:
                 self.socket.shutdown(socket.SHUT_WR)
             except OSError:
@@ -210,6 +232,10 @@ class Channel(HTTPChannel):
         busy = self.requests or self.request is not None or self.total_outbufs_len or self.close_when_flushed
         if not busy and time.time() - self.last_activity >= QUIET_S:
             self.will_close = True
+
+
+def _always() -> bool:
+    return True
 
 
 def problem_of(code: int, reason: str, body_max_bytes: int) -> errors.Problem:

@@ -19,6 +19,7 @@ from orqo import db
 from orqo.config import PROJECT_DIR
 from orqo.errors import Unavailable
 from orqo.models import Base
+from orqo.prepared import Prepared
 
 INITIALISE = "import sys; from orqo import db; print(db.initialise(db.Database.open(sys.argv[1])))"
 
@@ -225,6 +226,15 @@ def test_a_folder_that_cannot_hold_the_file_is_unavailable(tmp_path: Path) -> No
 
 
 # ── making and upgrading ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_look_up_after_one_that_failed_has_a_connection_that_works(counter: db.Database) -> None:
+    wrong, right = Prepared(text("SELECT n FROM nowhere")), Prepared(text("SELECT count(*) AS found FROM counter"))
+    for _ in range(3):
+        with pytest.raises(OperationalError):
+            counter.look(wrong, {})
+
+        assert counter.look(right, {}).found == 1
 
 
 def test_initialising_twice_makes_once_and_keeps_the_data(counter: db.Database) -> None:

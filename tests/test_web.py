@@ -158,6 +158,14 @@ def test_refusal_reaches_a_client_that_sends_its_whole_body_first(web: Web) -> N
     assert answer[0] == 413
 
 
+def test_an_answer_leaves_in_one_piece(web: Web) -> None:
+    for _ in range(20):
+        with web.connect() as connection:
+            connection.sendall(post("/", b"abc"))
+
+            assert parsed(connection.recv(65536))[2] == b"abc"
+
+
 def test_refusal_quotes_nothing_of_the_request(web: Web) -> None:
     answer = web.ask(b"GET / HTTP/1.1\r\n Authorization: Bearer orqo_secret\r\n\r\n")
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
-from flask import Response, jsonify, request
+from flask import Response, request
 from sqlalchemy import Connection, Row
 
 from orqo import call, crashpoints, requestlog, runs
@@ -21,6 +22,8 @@ from orqo.tokens import Holder
 log = logging.getLogger(__name__)
 
 METADATA_MAX_BYTES = 16384
+# ASCII, for what a run's output holds may be no character.
+ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 
 def call_of_request(here: Site, *, token: str = "") -> Call:
@@ -32,7 +35,7 @@ def call_of_request(here: Site, *, token: str = "") -> Call:
     return Call(
         method=request.method,
         headers=headers,
-        query=tuple(request.args.items(multi=True)),
+        query=tuple(request.args.items(multi=True)) if request.query_string else (),
         remote=call.remote_address(peer, forwarded, here.config.trusted_proxies),
         body=None,
     )
@@ -75,10 +78,7 @@ def told(here: Site, run_id: int, *, duplicate: bool) -> None:
 
 def as_json(value: Any, status: int, headers: dict[str, str] | None = None) -> Response:
     """Give a JSON answer."""
-    response = jsonify(value)
-    response.status_code = status
-    response.headers.update(headers or {})
-    return response
+    return Response(ENCODER.encode(value) + "\n", status, headers, content_type="application/json")
 
 
 # ── answers to waits ────────────────────────────────────────────────────────────────────────────────────────────────

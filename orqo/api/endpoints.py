@@ -38,7 +38,7 @@ def trigger() -> Response:
         given = replace(given, body=bodies.read(request, here.config.body_max_bytes))
         accepted = _accepted(here, holder, given, now)
     # Who may not read runs gets none this way either.
-    wait_s = patience.wanted_s(here) if holder.may("read") else 0
+    wait_s = patience.wanted_s(here, given.headers) if holder.may("read") else 0
     return started(here, accepted.run_id, duplicate=accepted.duplicate, wait_s=wait_s)
 
 

@@ -14,6 +14,7 @@ from orqo.api import body as bodies
 from orqo.api import patience
 from orqo.api.answers import as_json, call_of_request, refusals_noted, started, told
 from orqo.api.site import Site, check_room, site
+from orqo.call import Call
 from orqo.errors import Conflict, MethodNotAllowed, NotFound, Problem
 from orqo.hooks import Gate, Outcome, Visit
 from orqo.models import Verdict
@@ -61,7 +62,7 @@ def hook(token: str) -> Response:
         guest = replace(guest, call=replace(guest.call, body=_read(here, guest)))
         check_room(here.config)
         outcome = hooks.receive(gate, guest, now=now)
-    return _answered(here, outcome)
+    return _answered(here, outcome, guest.call)
 
 
 def _not_post(methods: tuple[str, ...]) -> MethodNotAllowed:
@@ -91,7 +92,7 @@ def _read(here: Site, guest: Visit) -> bytes:
     return bodies.read(request, ours)
 
 
-def _answered(here: Site, outcome: Outcome) -> Response:
+def _answered(here: Site, outcome: Outcome, given: Call) -> Response:
     """Give the answer to a request that was not refused."""
     if outcome.handshake is not None:
         return _greeted(outcome.handshake)
@@ -99,7 +100,7 @@ def _answered(here: Site, outcome: Outcome) -> Response:
         return as_json({"status": "ignored", "reason": outcome.reason}, 200)
     duplicate = outcome.verdict == Verdict.DUPLICATE
     if outcome.answer is None:
-        return started(here, outcome.run_id, duplicate=duplicate, wait_s=patience.wanted_s(here))
+        return started(here, outcome.run_id, duplicate=duplicate, wait_s=patience.wanted_s(here, given.headers))
     told(here, outcome.run_id, duplicate=duplicate)
     status, value = outcome.answer
     return Response(status=status) if value is None else as_json(value, status)

@@ -6,6 +6,7 @@ Owns who may wait and for how long; at most half of the server's threads do, so 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from flask import request
@@ -18,9 +19,9 @@ from orqo.hearing import Ends
 LOOK_S = 0.5
 
 
-def wanted_s(here: Site) -> int:
+def wanted_s(here: Site, headers: Mapping[str, str]) -> int:
     """Give the seconds that the caller would wait for the run's end; ORQO's own API knows no such wish."""
-    return 0 if here.config.strict else call.wait_s({name.lower(): value for name, value in request.headers.items()})
+    return 0 if here.config.strict else call.wait_s(headers)
 
 
 def ended(here: Site, run_id: int, *, within_s: int) -> dict[str, Any] | None:
