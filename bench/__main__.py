@@ -12,7 +12,21 @@ import bench
 from bench import report
 
 # What measurements are made of; `peers` needs what is no part of the set-up, so it is asked for by name.
-PARTS = ("__main__", "boxes", "bulk", "commits", "fill", "handwritten", "load", "operations", "receiver", "report", "samples", "steady")
+PARTS = (
+    "__main__",
+    "boxes",
+    "bulk",
+    "commits",
+    "fill",
+    "handwritten",
+    "load",
+    "operations",
+    "receiver",
+    "report",
+    "samples",
+    "steady",
+    "web",
+)
 ORDER = ("accept", "drain", "deliveries", "idle")
 ROUNDS = 3
 

@@ -106,8 +106,9 @@ def ours(*, workers: int = 0, workflow: str = STUB, web: bool = True, **settings
         running = Running(port, call, env | {"PATH": os.environ["PATH"], "HOME": folder}, database)
         with _stopping(running):
             if web:
-                running.start("web", [sys.executable, "app.py"])
-                wait_until(lambda: _listens(port), what="our web process listens")
+                running.start("web", [sys.executable, "-m", "bench.web"])
+                # The port is listened on before a web process is there to answer.
+                wait_until(lambda: serve.is_up(config), what="our web process answers")
             if workers:
                 running.start_worker()
             yield running

@@ -20,6 +20,8 @@ PROJECT_DIR = Path(__file__).resolve().parent.parent
 DEFAULT_CALLBACK_RETRIES = "5s,5m,30m,2h,5h,10h,14h,20h,24h"
 DURATION = re.compile(r"([0-9]+)(ms|s|m|h|d)")
 DURATION_S = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+# A third has not been worth its memory.
+WEB_PROCESSES_MAX = 2
 SECRET_PREFIX = "ORQO_SECRET_"
 
 
@@ -65,6 +67,10 @@ def _integer(low: int, high: int) -> Callable[[str], int]:
         return int(text)
 
     return read
+
+
+def _integer_or_none(low: int, high: int) -> Callable[[str], int | None]:
+    return lambda text: _integer(low, high)(text) if text else None
 
 
 def _flag(text: str) -> bool:
@@ -122,7 +128,10 @@ SETTINGS: dict[str, Setting] = {
     "data": Setting("ORQO_DATA", _text, "", "folder of the database, Valkey, keys and run folders; default: var beside app.py"),
     "base_url": Setting("ORQO_BASE_URL", _url("http", "https"), "", "how others reach this box; default: http://ORQO_HOST:ORQO_PORT"),
     "workers": Setting("ORQO_WORKERS", _integer(1, 256), "4", "worker processes: how many stages run at once"),
-    "threads": Setting("ORQO_THREADS", _integer(1, 256), "16", "threads of the web server"),
+    "web_processes": Setting(
+        "ORQO_WEB_PROCESSES", _integer_or_none(1, 64), "", "processes of the web server; default: as many as processors, two at most"
+    ),
+    "threads": Setting("ORQO_THREADS", _integer(1, 256), "16", "threads of each process of the web server"),
     "body_max_bytes": Setting("ORQO_BODY_MAX_BYTES", size_bytes, "1048576", "largest request body; larger is answered 413"),
     "database_url": Setting("DATABASE_URL", _database_url, "", "the database; default: a SQLite file in ORQO_DATA", secret=True),
     "redis_url": Setting("REDIS_URL", _redis_url, "", "a Redis or Valkey server; default: our own", secret=True),
@@ -163,6 +172,7 @@ class Config:
     data: Path
     base_url: str
     workers: int
+    web_processes: int
     threads: int
     body_max_bytes: int
     database_url: str = field(repr=False)
@@ -252,6 +262,8 @@ def _filled(values: dict[str, Any]) -> dict[str, Any]:
     shown_host = "127.0.0.1" if shown_host in ("0.0.0.0", "[::]") else shown_host
     return values | {
         "data": data,
+        # A stand-in's counts of what it refused are one process's.
+        "web_processes": 1 if values["simulate"] else values["web_processes"] or min(WEB_PROCESSES_MAX, os.cpu_count() or 1),
         "workflows": Path(values["workflows"]).absolute() if values["workflows"] else None,
         "base_url": (values["base_url"] or f"http://{shown_host}:{values['port']}").rstrip("/"),
         "database_url": values["database_url"].replace("postgresql://", "postgresql+psycopg://") or f"sqlite:///{data}/orqo.db",

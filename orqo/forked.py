@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import gc
 import importlib
+import socket
 import sys
 
-from orqo import assembly, db, description, metrics, pool, web
+from orqo import assembly, db, description, metrics, pool, serve, web
 from orqo.config import Config, ConfigError
 from orqo.db import SchemaMismatch
 from orqo.errors import Unavailable
@@ -35,15 +36,15 @@ def settle(config: Config) -> bytes:
     return key
 
 
-def main(name: str, key: bytes) -> int:
-    """Be the process of this name, web or one of the pool's, from its beginning to its end; give the exit status."""
+def main(name: str, key: bytes, sockets: list[socket.socket]) -> int:
+    """Be the process of this name, a web process or one of the pool's, from its beginning to its end; give the exit status."""
     try:
-        return _serve() if name == "web" else pool.alone(name, key)
+        return _serve(sockets) if serve.is_web(name) else pool.alone(name, key)
     except (ConfigError, SchemaMismatch, Unavailable) as fault:
         print(f"orqo: {fault}", file=sys.stderr)
         return 1
 
 
-def _serve() -> int:
+def _serve(sockets: list[socket.socket]) -> int:
     config = Config.from_environ()
-    return web.serve(assembly.started(config), config)
+    return web.serve(assembly.started(config), config, sockets)

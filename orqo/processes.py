@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn, Protocol
@@ -111,11 +111,12 @@ def fork(
     orphan_signal: signal.Signals,
     env: Mapping[str, str] | None = None,
     outputs: tuple[int, int] | None = None,
+    kept: Collection[int] = (),
 ) -> Forked:
     """Start a process as `spawn` does, that calls `main` in a copy of this one and ends with the status that it gives.
 
     For a process without threads alone: a copy has none of them, but the locks that they held. `outputs` are the descriptors
-    that it has for stdout and stderr; of all others of ours it has none.
+    that it has for stdout and stderr; of all others of ours it has those that are `kept`.
     """
     parent = os.getpid()
     sys.stdout.flush()
@@ -125,7 +126,7 @@ def fork(
     try:
         pid = os.fork()
         if pid == 0:
-            _become(main, lambda: _begin(parent, name, orphan_signal, env, outputs, mask))
+            _become(main, lambda: _begin(parent, name, orphan_signal, env, outputs, kept, mask))
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     return Forked(pid)
@@ -153,6 +154,7 @@ def _begin(
     orphan_signal: signal.Signals,
     env: Mapping[str, str] | None,
     outputs: tuple[int, int] | None,
+    kept: Collection[int],
     mask: set[int | signal.Signals],
 ) -> None:
     """Shed what is the parent's: its session, its descriptors, its handlers and its environment."""
@@ -166,7 +168,7 @@ def _begin(
         os.dup2(descriptor, number)
     signal.set_wakeup_fd(-1)
     for descriptor in map(int, os.listdir("/dev/fd")):
-        if descriptor > 2:
+        if descriptor > 2 and descriptor not in kept:
             with suppress(OSError):
                 os.close(descriptor)
     for handled in (signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP, signal.SIGINT):

@@ -29,11 +29,16 @@ WEB_STOP_TIMEOUT_S = 11.0
 WORKER_GRACE_S = 1.2
 VALKEY_STOP_TIMEOUT_S = 0.3
 WORKER_BACKOFF_MAX_S = 1.0
-READY_TIMEOUT_S = 2.0
+# A connection waits in the socket's queue until a web process is there; meanwhile the supervisor hears nothing.
+READY_TIMEOUT_S = 0.5
+WEB = "web-"
 SIMULATED = """
 !!!  ORQO_SIMULATE=1: this is a stand-in. Whoever asks for a failure gets one, and workflows may refuse, delay and
 !!!  spoil on purpose. Never let anything depend on it.
 """
+
+
+Programs = Callable[[list[socket.socket]], Sequence[Program]]
 
 
 def _nothing() -> None:
@@ -43,14 +48,14 @@ def _nothing() -> None:
 def run(
     config: Config,
     *,
-    programs: Sequence[Program],
+    programs: Programs,
     prepare: Callable[[], None] = _nothing,
     on_ready: Callable[[], None] = _nothing,
 ) -> int:
     """Serve until SIGTERM, SIGINT or SIGHUP; give the exit status: 0, or 1 after one line on stderr that says what to mend.
 
-    `programs` start and stop in the order given. `prepare` runs before they start, while Redis
-    does, and may raise CannotStart; `on_ready` runs once when all are ready.
+    `programs` gives them for the sockets that this process listens on, in the order in which they start and stop. `prepare` runs
+    before, while Redis starts, and may raise CannotStart; `on_ready` runs once when all are ready.
     """
     # The database, keys and Valkey's files are the service's alone.
     os.umask(0o077)
@@ -66,12 +71,14 @@ def run(
 
 def _run(
     config: Config,
-    programs: Sequence[Program],
+    programs: Programs,
     prepare: Callable[[], None],
     on_ready: Callable[[], None],
     stack: ExitStack,
 ) -> None:
-    _check_address(config)
+    # Open from now until the end: while a web process starts again, whoever comes waits for it and is not refused.
+    sockets = listening.open_sockets(config.host, config.port)
+    stack.callback(_close, sockets)
     if config.simulate:
         _say(SIMULATED)
     env = dict(os.environ)
@@ -84,7 +91,7 @@ def _run(
         env["REDIS_URL"], wait_for_valkey = _start_valkey(config, supervisor, stack)
     prepare()
     wait_for_valkey()
-    supervisor.add_all(programs)
+    supervisor.add_all(programs(sockets))
 
     def ready() -> None:
         _say(f"listening on {_shown_address(config)} (Ctrl-C stops)")
@@ -92,21 +99,35 @@ def _run(
 
     supervisor.supervise(ready)
     _say("stopping")
+    # What the web processes have not taken when they end is refused, not left waiting.
+    _close(sockets)
     supervisor.stop()
 
 
-def programs_of(config: Config, main: Callable[[str], int]) -> list[Program]:
+def programs_of(config: Config, main: Callable[[str], int], sockets: Sequence[socket.socket]) -> list[Program]:
     """Give web, the workers and the dispatcher, in the order in which they stop: forks of this process that call `main` by name."""
-    web = Program(
-        name="web",
-        main=lambda: main("web"),
-        ready=lambda: is_up(config),
-        stop_timeout_s=WEB_STOP_TIMEOUT_S,
-        head_start_s=WEB_HEAD_START_S,
-    )
+    count = config.web_processes
+    web = [_web(config, f"{WEB}{number}", main, sockets, last=number == count) for number in range(1, count + 1)]
     # The workers and the dispatcher all at once; what stops after them is what they need.
     workers = [_background(config, f"worker-{number}", main, head_start_s=0.0) for number in range(1, config.workers + 1)]
-    return [web, *workers, _background(config, "dispatcher", main, head_start_s=None)]
+    return [*web, *workers, _background(config, "dispatcher", main, head_start_s=None)]
+
+
+def is_web(name: str) -> bool:
+    """Tell whether a program of this name is a web process."""
+    return name.startswith(WEB)
+
+
+def _web(config: Config, name: str, main: Callable[[str], int], sockets: Sequence[socket.socket], *, last: bool) -> Program:
+    return Program(
+        name=name,
+        main=lambda: main(name),
+        descriptors=[one.fileno() for one in sockets],
+        ready=lambda: is_up(config),
+        stop_timeout_s=WEB_STOP_TIMEOUT_S,
+        # All at once; then the others.
+        head_start_s=WEB_HEAD_START_S if last else 0.0,
+    )
 
 
 def _background(config: Config, name: str, main: Callable[[str], int], *, head_start_s: float | None) -> Program:
@@ -156,9 +177,8 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _check_address(config: Config) -> None:
-    """Find out that the port is taken before anything is started."""
-    for one in listening.open_sockets(config.host, config.port):
+def _close(sockets: Sequence[socket.socket]) -> None:
+    for one in sockets:
         one.close()
 
 

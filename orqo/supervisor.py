@@ -33,7 +33,7 @@ HURRY_AFTER_S = 0.5
 class Program:
     """What to supervise: `main`, which a fork of this process calls, else the command line `argv`.
 
-    `ready` is asked until it says yes once.
+    `ready` is asked until it says yes once. A fork keeps `descriptors` of ours.
 
     On stopping, it gets SIGTERM, unless `end` asks it another way, and after `stop_timeout_s` SIGKILL; the next program's
     turn comes when it has ended, or after `head_start_s`. `orphan_signal` is what it gets when the supervisor is killed.
@@ -46,6 +46,7 @@ class Program:
     head_start_s: float | None = None
     orphan_signal: signal.Signals = signal.SIGTERM
     main: Callable[[], int] | None = None
+    descriptors: Sequence[int] = ()
     backoff_max_s: float = BACKOFF_MAX_S
     end: Callable[[], None] | None = None
 
@@ -163,7 +164,13 @@ class Supervisor:
     def _started(self, program: Program) -> Process:
         if program.main is None:
             return processes.spawn(program.argv, orphan_signal=program.orphan_signal, env=self.env)
-        return processes.fork(program.main, name=f"orqo-{program.name}", orphan_signal=program.orphan_signal, env=self.env)
+        return processes.fork(
+            program.main,
+            name=f"orqo-{program.name}",
+            orphan_signal=program.orphan_signal,
+            env=self.env,
+            kept=program.descriptors,
+        )
 
     def _look_after(self, child: _Child) -> None:
         now = time.monotonic()

@@ -134,7 +134,7 @@ class Service:
     def _answers(self, path: str) -> bool:
         try:
             return requests.get(self.url + path, timeout=2).status_code == 200
-        except requests.ConnectionError:
+        except (requests.ConnectionError, requests.Timeout):
             return False
 
 

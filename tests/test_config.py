@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,14 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
     assert config.database_url == f"sqlite:///{PROJECT_DIR}/var/orqo.db"
     assert config.callback_retries_s == (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
     assert (config.stop_timeout_s, config.strict, config.example) == (10, False, True)
+
+
+def test_a_stand_in_has_one_web_process_and_others_one_for_each_processor_but_two_at_most() -> None:
+    processors = os.cpu_count() or 1
+
+    assert Config.from_environ({}).web_processes == min(2, processors)
+    assert Config.from_environ({"ORQO_WEB_PROCESSES": "5"}).web_processes == 5
+    assert Config.from_environ({"ORQO_WEB_PROCESSES": "5", "ORQO_SIMULATE": "1"}).web_processes == 1
 
 
 def test_an_empty_variable_is_an_absent_one() -> None:

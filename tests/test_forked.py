@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -35,9 +36,16 @@ print(json.dumps({"threads": len(os.listdir("/proc/self/task")), "files": len(os
 
 @pytest.fixture
 def whole(box: TestBox, settings: dict[str, str], tmp_path: Path) -> Iterator[tuple[Service, subprocess.Popen[bytes]]]:
-    """The whole service as `serve` runs it, with two workers, and its parent."""
-    env = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **settings, "ORQO_WORKERS": "2", "ORQO_EXAMPLE": "0"}
-    service = Service(box, env, log=tmp_path / "service.log")
+    with running(box, settings, tmp_path) as both:
+        yield both
+
+
+@contextmanager
+def running(box: TestBox, settings: dict[str, str], folder: Path, **changes: str) -> Iterator[tuple[Service, subprocess.Popen[bytes]]]:
+    """Run the whole service as `serve` does, with two workers; gives it and its parent."""
+    ours = {"ORQO_WEB_PROCESSES": "1", "ORQO_WORKERS": "2", "ORQO_EXAMPLE": "0", **changes}
+    env = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **settings, **ours}
+    service = Service(box, env, log=folder / "service.log")
     with service.log.open("ab") as log:
         parent = subprocess.Popen([sys.executable, "-m", "orqo", "serve"], env=env, stdout=log, stderr=log, cwd=PROJECT_DIR)
     try:
@@ -71,6 +79,18 @@ def forks(parent: int) -> dict[str, int]:
     return {Path(f"/proc/{pid}/comm").read_text().strip(): int(pid) for pid in pids}
 
 
+def sockets_of(pid: int) -> set[str]:
+    """Give the sockets that a process has open, by their inodes."""
+    targets = [os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir()]
+    return {target[8:-1] for target in targets if target.startswith("socket:[")}
+
+
+def listening_on(port: int) -> set[str]:
+    """Give the inodes of the sockets that listen on a port of IPv4."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return {row[9] for row in rows if row[1].endswith(f":{port:04X}") and row[3] == "0A"}
+
+
 def test_what_is_loaded_before_the_first_fork_has_neither_threads_nor_files_and_does_not_count() -> None:
     done = subprocess.run([sys.executable, "-c", LOADED], cwd=PROJECT_DIR, check=True, capture_output=True, text=True)
 
@@ -79,7 +99,7 @@ def test_what_is_loaded_before_the_first_fork_has_neither_threads_nor_files_and_
 
 def test_each_process_comes_back_by_itself_and_the_service_goes_on(whole: tuple[Service, subprocess.Popen[bytes]]) -> None:
     service, parent = whole
-    names = {"orqo-web", "orqo-worker-1", "orqo-worker-2", "orqo-dispatcher"}
+    names = {"orqo-web-1", "orqo-worker-1", "orqo-worker-2", "orqo-dispatcher"}
     before = forks(parent.pid)
     assert set(before) == names
 
@@ -92,6 +112,46 @@ def test_each_process_comes_back_by_itself_and_the_service_goes_on(whole: tuple[
     answer = requests.post(service.url + service.box.hook("hello"), timeout=5)
     run_id = answer.json()["workflow_run_id"]
     wait_for(lambda: service.box.run(run_id)["status"] == "completed", what="the run ends")
+
+
+def test_whoever_comes_while_web_starts_again_waits_and_is_not_refused(whole: tuple[Service, subprocess.Popen[bytes]]) -> None:
+    service, parent = whole
+    hook = service.url + service.box.hook("hello")
+
+    answers = []
+    for _ in range(3):
+        os.kill(forks(parent.pid)["orqo-web-1"], signal.SIGKILL)
+        answers.append(requests.post(hook, timeout=20).status_code)
+        wait_for(lambda: "orqo-web-1" in forks(parent.pid))
+
+    assert answers == [201] * 3
+
+
+def test_of_two_web_processes_one_answers_while_the_other_is_frozen(box: TestBox, settings: dict[str, str], tmp_path: Path) -> None:
+    with running(box, settings, tmp_path, ORQO_WEB_PROCESSES="2") as (service, parent):
+        wait_for(lambda: {"orqo-web-1", "orqo-web-2"} <= set(forks(parent.pid)))
+        hook = service.url + box.hook("hello")
+        answers = []
+        for name in ("orqo-web-1", "orqo-web-2"):
+            os.kill(forks(parent.pid)[name], signal.SIGSTOP)
+            answers += [requests.post(hook, timeout=20).status_code for _ in range(5)]
+            os.kill(forks(parent.pid)[name], signal.SIGCONT)
+
+    assert answers == [201] * 10
+
+
+def test_a_stand_in_has_one_web_process_which_counts_what_it_refused(box: TestBox, settings: dict[str, str], tmp_path: Path) -> None:
+    with running(box, settings, tmp_path, ORQO_WEB_PROCESSES="2", ORQO_SIMULATE="1") as (_, parent):
+        assert {name for name in forks(parent.pid) if "web" in name} == {"orqo-web-1"}
+
+
+def test_only_web_has_the_sockets_that_the_parent_listens_on(whole: tuple[Service, subprocess.Popen[bytes]]) -> None:
+    service, parent = whole
+    names = {pid: name for name, pid in forks(parent.pid).items()} | {parent.pid: "parent"}
+
+    found = {name for pid, name in names.items() if sockets_of(pid) & listening_on(int(service.env["ORQO_PORT"]))}
+
+    assert found == {"parent", "orqo-web-1"}
 
 
 def test_a_description_is_kept_as_json_until_its_file_changes(tmp_path: Path) -> None:

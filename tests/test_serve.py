@@ -44,12 +44,17 @@ def be_worker():
 
 how = {"main": be_worker} if os.environ.get("FORKED") else {"argv": (sys.executable, "-c", code["worker"])}
 worker = serve.Program("worker", stop_timeout_s=config.stop_timeout_s, **how)
+
+def programs(sockets):
+    # The stand-in for web is a program of its own, which opens the port itself.
+    for one in sockets:
+        one.close()
+    web = serve.Program("web", (sys.executable, "-c", code["web"]), ready=lambda: serve.is_up(config), stop_timeout_s=3, head_start_s=0.5)
+    return [web, worker]
+
 sys.exit(serve.run(
     config,
-    programs=[
-        serve.Program("web", (sys.executable, "-c", code["web"]), ready=lambda: serve.is_up(config), stop_timeout_s=3, head_start_s=0.5),
-        worker,
-    ],
+    programs=programs,
     prepare=prepare,
     on_ready=lambda: print("everything is ready", flush=True),
 ))

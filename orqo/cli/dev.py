@@ -51,7 +51,7 @@ def _dev(arguments: argparse.Namespace) -> int:
         config = Config.from_environ()
         _say(config)
         start = Start(config)
-        return serve.run(config, programs=start.programs(), prepare=start.prepare)
+        return serve.run(config, programs=start.programs, prepare=start.prepare)
 
 
 def settings(environ: Mapping[str, str], folder: Path, data: Path) -> dict[str, str]:

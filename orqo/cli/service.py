@@ -6,6 +6,7 @@ import argparse
 import gc
 import json
 import signal
+import socket
 import sys
 from dataclasses import dataclass, field
 from tempfile import TemporaryFile
@@ -43,7 +44,7 @@ def _serve(_arguments: argparse.Namespace) -> int:
 
     config = Config.from_environ()
     start = Start(config)
-    return serve.run(config, programs=start.programs(), prepare=start.prepare, on_ready=start.tell)
+    return serve.run(config, programs=start.programs, prepare=start.prepare, on_ready=start.tell)
 
 
 @dataclass
@@ -53,12 +54,14 @@ class Start:
     config: Config
     found: dict[str, Any] = field(default_factory=dict)
     key: bytes = b""
+    sockets: list[socket.socket] = field(default_factory=list)
 
-    def programs(self) -> list[serve.Program]:
+    def programs(self, sockets: list[socket.socket]) -> list[serve.Program]:
         """Give the service's programs: forks of this process, which `prepare` loads what they share into."""
         from orqo import serve
 
-        return serve.programs_of(self.config, self._be)
+        self.sockets = sockets
+        return serve.programs_of(self.config, self._be, sockets)
 
     def prepare(self) -> None:
         """Make the box ready in a process of its own, for no engine may cross a fork; meanwhile load what is forked later."""
@@ -89,7 +92,7 @@ class Start:
     def _be(self, name: str) -> int:
         from orqo import forked
 
-        return forked.main(name, self.key)
+        return forked.main(name, self.key, self.sockets)
 
     def tell(self) -> None:
         """Say how one signs in and how a run is started. The URLs are credentials: only a terminal is shown them."""

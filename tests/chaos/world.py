@@ -148,7 +148,7 @@ class World:
         """Give the living processes by what they are: web, child (workers and the dispatcher)."""
         found: dict[str, list[int]] = {"web": [], "child": []}
         for pid in children().get(self.service.pid, []) if self.service else ():
-            kind = "web" if name_of(pid) == "orqo-web" else "child" if is_background(pid) else None
+            kind = "web" if name_of(pid).startswith("orqo-web") else "child" if is_background(pid) else None
             if kind:
                 found[kind].append(pid)
         return found
