@@ -19,6 +19,7 @@ from orqo.models import Base
 
 BATCH = 200
 COUNTERS = text("SELECT name, seq FROM sqlite_sequence")
+ANALYZE = text("ANALYZE")
 NEXT_ID = text("SELECT setval(pg_get_serial_sequence(:name, 'id'), :last)")
 
 
@@ -65,6 +66,8 @@ def _copy_tables(reading: Connection, writing: Connection, say: Callable[[str, i
     for name, last in reading.execute(COUNTERS).all():
         if last:
             writing.execute(NEXT_ID, {"name": name, "last": last})
+    # The server would do it by itself, a minute after the box went on with plans for empty tables.
+    writing.execute(ANALYZE)
     return total
 
 

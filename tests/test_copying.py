@@ -105,6 +105,17 @@ def test_ids_go_on_behind_those_that_were_ever_given(sqlite_box: TestBox, target
     there.database.close()
 
 
+def test_the_copy_has_the_statistics_that_its_plans_are_made_by(sqlite_box: TestBox, target: str) -> None:
+    ids = [sqlite_box.accept() for _ in range(20)]
+
+    copying.copy(sqlite_box.config.database_url, target, say=lambda *_: None)
+
+    there = moved(sqlite_box, target)
+    assert there.rows("SELECT reltuples FROM pg_class WHERE oid = CAST('runs' AS regclass)") == [{"reltuples": len(ids)}]
+    there.bell.close()
+    there.database.close()
+
+
 def test_a_target_that_holds_rows_is_refused(sqlite_box: TestBox, target: str) -> None:
     copying.copy(sqlite_box.config.database_url, target, say=lambda *_: None)
 

@@ -31,6 +31,7 @@ from orqo.stages.result import CannotRun
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 # A dispatcher that runs sends what is due within a second; a full one within a minute.
+OVERDUE_COUNTED = 1_000
 OVERDUE = timedelta(minutes=2)
 ROOM_FACTOR = 4
 PROBE_TIMEOUT_S = 3.0
@@ -204,13 +205,15 @@ def _redis(config: Config, key: bytes) -> Iterator[Finding]:
 def _deliveries(config: Config, database: Database) -> Iterator[Finding]:
     due = (Delivery.status == DeliveryStatus.PENDING, Delivery.next_attempt_at < clock.to_text(clock.now() - OVERDUE))
     with database.read() as connection:
-        overdue = connection.execute(select(func.count()).select_from(Delivery).where(*due)).scalar_one()
+        some = select(Delivery.id).where(*due).limit(OVERDUE_COUNTED + 1).subquery()
+        overdue = connection.execute(select(func.count()).select_from(some)).scalar_one()
         paused = [row for row in callbacks.list_all(connection, limit=100_000) if row["paused_at"]]
     for row in paused:
         resume = hint(config, f"callback resume {row['id']}")
         yield Finding("callbacks", WARN, f"callback {row['id']} is paused: {row['pause_reason']} To let it go on: {resume}")
+    number = f"over {OVERDUE_COUNTED:,}" if overdue > OVERDUE_COUNTED else str(overdue)
     if overdue:
-        yield Finding("deliveries", WARN, f"{overdue} overdue: no dispatcher sends them; start the service, or look at worker's log")
+        yield Finding("deliveries", WARN, f"{number} overdue: no dispatcher sends them; start the service, or look at worker's log")
     else:
         yield Finding("deliveries", OK, "none overdue")
 
