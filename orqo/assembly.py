@@ -48,10 +48,16 @@ class Application(Flask):
         return func
 
 
-def started(config: Config) -> Flask:
-    """Make this process the web process of these settings and give its application, ready to answer. Raises as `assemble` does."""
+def started(config: Config, *, counts_as: str | None = None) -> Flask:
+    """Make this process a web process of these settings and give its application, ready to answer. Raises as `assemble` does.
+
+    `counts_as` is what its parent began to count under; its counts then outlive it.
+    """
     logs.install(config.log_level, config.log_format)
-    metrics.begin(config.data, "web")
+    if counts_as is None:
+        metrics.begin(config.data, "web")
+    else:
+        metrics.join(config.data, counts_as)
     app = assemble(config)
     dashboard.warm(app)
     return app

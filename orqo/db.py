@@ -333,7 +333,7 @@ def free_bytes(path: Path | None) -> int | None:
     """Give the free bytes of the disk that holds the SQLite file; None on PostgreSQL."""
     if path is None:
         return None
-    disk = os.statvfs(os.path.dirname(path))
+    disk = os.statvfs(os.path.dirname(path) or ".")
     return disk.f_bavail * disk.f_frsize
 
 

@@ -47,4 +47,4 @@ def main(name: str, key: bytes, sockets: list[socket.socket]) -> int:
 
 def _serve(sockets: list[socket.socket]) -> int:
     config = Config.from_environ()
-    return web.serve(assembly.started(config), config, sockets)
+    return web.serve(assembly.started(config, counts_as=pool.METRICS), config, sockets)

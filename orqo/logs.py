@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
+import sys
 import time
 from typing import Any
 
 FORMAT = "%(asctime)s.%(msecs)03dZ level=%(levelname)s %(message)s"
 DATE_FORMAT = "%Y-%m-%dT%H:%M:%S"
-STDERR = 2
 PAIR = re.compile(r"([a-z_]+)=(\S+)")
 
 
@@ -29,26 +28,9 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(told, ensure_ascii=False)
 
 
-class Lines(logging.Handler):
-    """Writes each line to stderr at once and by itself, so that no thread waits for another's."""
-
-    def createLock(self) -> None:
-        """Need none: a line is one write."""
-        self.lock = None
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write the line; a fault of ours is told as logging tells it."""
-        try:
-            line = memoryview(f"{self.format(record)}\n".encode("utf-8", "backslashreplace"))
-            while line:
-                line = line[os.write(STDERR, line) :]
-        except Exception:
-            self.handleError(record)
-
-
 def install(level: str, form: str = "text") -> None:
     """Send our log lines to stderr, in UTC, as text or as JSON; other libraries' from warnings on."""
-    handler = Lines()
+    handler = logging.StreamHandler(sys.stderr)
     formatter = JsonFormatter(datefmt=DATE_FORMAT) if form == "json" else logging.Formatter(FORMAT, datefmt=DATE_FORMAT)
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)

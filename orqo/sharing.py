@@ -101,6 +101,6 @@ class Shared:
         try:
             member.value = member.work(connection)
         except Exception as fault:
-            if not isinstance(fault, Problem) or driver.total_changes != before:
+            if not isinstance(fault, Problem) or driver.total_changes != before or not driver.in_transaction:
                 raise _Spoilt from fault
             member.fault = fault

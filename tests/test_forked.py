@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -125,6 +126,23 @@ def test_whoever_comes_while_web_starts_again_waits_and_is_not_refused(whole: tu
         wait_for(lambda: "orqo-web-1" in forks(parent.pid))
 
     assert answers == [201] * 3
+
+
+def test_what_a_killed_web_process_counted_stays_counted(whole: tuple[Service, subprocess.Popen[bytes]]) -> None:
+    service, parent = whole
+    reader = {"Authorization": f"Bearer {service.box.token('read')}"}
+
+    def counted() -> float:
+        text = requests.get(f"{service.url}/metrics", headers=reader, timeout=20).text
+        return float(re.findall(r'orqo_http_requests_total\{.*hooks.*status="201"} (\S+)', text)[0])
+
+    for _ in range(3):
+        requests.post(service.url + service.box.hook("hello"), timeout=20)
+    before = counted()
+    os.kill(forks(parent.pid)["orqo-web-1"], signal.SIGKILL)
+    requests.post(service.url + service.box.hook("hello"), timeout=20)
+
+    assert (before, counted()) == (3, 4)
 
 
 def test_of_two_web_processes_one_answers_while_the_other_is_frozen(box: TestBox, settings: dict[str, str], tmp_path: Path) -> None:

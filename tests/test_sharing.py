@@ -97,6 +97,17 @@ def test_a_refusal_that_has_written_nothing_is_part_of_the_one_commit(database: 
     assert isinstance(values[1], Conflict) and numbers(database) == [1, 2]
 
 
+def test_a_refusal_that_ended_the_transaction_costs_the_others_nothing(database: db.Database) -> None:
+    def spoil(connection: Connection) -> int:
+        connection.connection.dbapi_connection.execute("ROLLBACK")  # type: ignore[union-attr]
+        raise Conflict("as SQLite does where the disk is full")
+
+    values = together(database, [put(1), spoil, put(2)])
+
+    assert values[0] == 1 and isinstance(values[1], Exception) and values[2] == 2
+    assert numbers(database) == [1, 2]
+
+
 def test_a_refusal_is_undone_alone(database: db.Database) -> None:
     values = together(database, [put(1), put(2, fails=Conflict), put(3)])
 
