@@ -18,7 +18,7 @@ from sqlalchemy.orm import aliased
 
 from orqo import clock
 from orqo.db import Database
-from orqo.models import Delivery, DeliveryStatus, IdempotencyKey, Request, Run
+from orqo.models import Delivery, DeliveryStatus, IdempotencyKey, Machine, Request, Run
 
 BATCH = 200
 VACUUM_PAGES = 2000
@@ -46,13 +46,13 @@ def prune(database: Database, limits: Limits, runs_dir: Path, *, now: datetime) 
     """
     with database.read() as connection:
         over = _over(connection, limits, now)
-        stale = _stale_rows(connection, now)
+        stale = _stale_rows(connection, limits, now)
         heavy = _heavy_requests(connection, limits.bodies_bytes)
     if not over and not stale and not heavy:
         return 0
     with database.transaction() as connection:
         gone = list(connection.execute(delete(Run).where(Run.id.in_(over), *_free()).returning(Run.id)).scalars()) if over else []
-        rows = _delete_stale(connection, now) if stale else 0
+        rows = _delete_stale(connection, limits, now) if stale else 0
         if heavy:
             rows += connection.execute(update(Request).where(Request.id.in_(heavy)).values(body=None)).rowcount
     for run_id in gone:
@@ -92,10 +92,17 @@ def _newest_beyond(connection: Connection, kept: int) -> int | None:
     return connection.execute(select(Run.id).order_by(Run.id.desc()).offset(kept).limit(1)).scalar()
 
 
-def _stale_rows(connection: Connection, now: datetime) -> bool:
+def _stale_rows(connection: Connection, limits: Limits, now: datetime) -> bool:
     key = exists().where(IdempotencyKey.created_at < clock.to_text(now - KEYS_KEPT))
     request = exists().where(Request.received_at < clock.to_text(now - REQUESTS_KEPT))
-    return bool(connection.execute(select(or_(key, request))).scalar())
+    machine = exists().where(_is_unseen(connection, limits, now))
+    return bool(connection.execute(select(or_(key, request, machine))).scalar())
+
+
+def _is_unseen(connection: Connection, limits: Limits, now: datetime) -> Any:
+    """Give the condition under which a machine has files of no run that is kept."""
+    # On SQLite a machine is seen at its start alone, which may be longer ago; and there is one.
+    return Machine.seen_at < ("" if connection.dialect.name == "sqlite" else clock.to_text(now - timedelta(days=limits.days)))
 
 
 def _heavy_requests(connection: Connection, bytes_max: int) -> list[int]:
@@ -106,14 +113,15 @@ def _heavy_requests(connection: Connection, bytes_max: int) -> list[int]:
     return list(connection.execute(over).scalars())
 
 
-def _delete_stale(connection: Connection, now: datetime) -> int:
-    """Delete a batch of keys that count no longer and of requests past their week."""
+def _delete_stale(connection: Connection, limits: Limits, now: datetime) -> int:
+    """Delete a batch of keys that count no longer and of requests past their week, and machines that are gone."""
     key = select(IdempotencyKey.scope, IdempotencyKey.key).where(IdempotencyKey.created_at < clock.to_text(now - KEYS_KEPT)).limit(BATCH)
     old = connection.execute(key).all()
     for scope, name in old:
         connection.execute(delete(IdempotencyKey).where(IdempotencyKey.scope == scope, IdempotencyKey.key == name))
     request = select(Request.id).where(Request.received_at < clock.to_text(now - REQUESTS_KEPT)).limit(BATCH)
-    return len(old) + connection.execute(delete(Request).where(Request.id.in_(request))).rowcount
+    machines = connection.execute(delete(Machine).where(_is_unseen(connection, limits, now))).rowcount
+    return len(old) + machines + connection.execute(delete(Request).where(Request.id.in_(request))).rowcount
 
 
 def prune_folders(database: Database, runs_dir: Path) -> int:

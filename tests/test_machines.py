@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -17,7 +18,7 @@ from sqlalchemy import text
 
 import postgresql
 from inbox import inbox
-from orqo import clock, deliveries, dispatcher, executor, machines, runs, workflows
+from orqo import clock, deliveries, dispatcher, executor, machines, retention, runs, workflows
 from support import Service, TestBox, application, running, wait_for
 from visitor import sign_in
 
@@ -301,6 +302,20 @@ def test_a_machine_that_beats_is_seen_and_forgets_the_folders_of_runs_deleted_el
 
     assert [row["id"] for row in box.rows("SELECT id FROM machines")] == [worker.box.machine]
     assert [entry.name for entry in runs_dir.iterdir()] == [str(kept)]
+
+
+def test_a_machine_that_was_not_seen_for_as_long_as_runs_are_kept_is_forgotten(box: TestBox, tmp_path: Path) -> None:
+    for machine in ("here", "gone"):
+        machines.seen(box.database, machine)
+    with box.database.transaction() as connection:
+        long_ago = clock.to_text(clock.now() - timedelta(days=31))
+        connection.execute(text("UPDATE machines SET seen_at = :then WHERE id = 'gone'"), {"then": long_ago})
+
+    retention.prune(box.database, retention.Limits(30, 10_000), tmp_path, now=clock.now())
+
+    # On SQLite a machine is seen at its start alone, and there is one.
+    left = {"here"} if postgresql.IS_WANTED else {"here", "gone"}
+    assert {row["id"] for row in box.rows("SELECT id FROM machines")} - {machines.identity(box.config)} == left
 
 
 def test_a_machine_is_noted_once_and_seen_again(box: TestBox) -> None:
