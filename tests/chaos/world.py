@@ -76,6 +76,9 @@ class World:
             "ORQO_STAGE_USER": "root" if os.geteuid() == 0 else "nobody",
             "ORQO_STOP_TIMEOUT": "2s",
             "ORQO_EXAMPLE": "0",
+            "ORQO_WEB_PROCESSES": "2",
+            # The checker looks at every run there was.
+            "ORQO_KEEP_RUNS": str(10**8),
             "REDIS_URL": f"unix://{self.socket_path}",
             "DATABASE_URL": self.database_url,
         }
