@@ -1,6 +1,7 @@
 """`make run`: prepares the data folder, starts an embedded Valkey, web and worker, and supervises them.
 
-Owns which processes make up the service. Never opens the database and imports nothing heavy: it stays up for months.
+Owns which processes make up the service, and the sockets that web accepts on. Never accepts, never opens the database and imports
+nothing heavy: it stays up for months.
 """
 
 from __future__ import annotations
