@@ -14,8 +14,9 @@ import time
 from pathlib import Path
 
 PATIENCE_S = 0.25
-# So long a worker lets those pass who accept; then it stands in line with them, or they would starve it.
-MODESTY_S = 0.02
+# So long a worker lets those pass who accept; then it stands in line with them, or they would starve it: of two processes that
+# accept one always waits, and what they accept is one commit for many.
+MODESTY_S = 0.001
 PAUSE_S, PAUSE_MAX_S = 0.00005, 0.0001
 # A turn that nobody used and nobody gave back is passed over for so long.
 STUCK_S = 2.0
