@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from typing import Any
 import pytest
 import requests
 from flask import Flask
+from ports import free_port as free_port
 from sqlalchemy import inspect, text
 
 import postgresql
@@ -162,13 +162,6 @@ def lease_seconds(box: TestBox) -> float:
     """Read the clock of leases."""
     with box.database.read() as connection:
         return box.database.lease_clock(connection).seconds
-
-
-def free_port() -> int:
-    """Give a port of loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for(condition: Callable[[], Any], *, within_s: float = 10.0, what: str = "the condition") -> Any:

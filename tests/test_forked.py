@@ -101,8 +101,7 @@ def test_what_is_loaded_before_the_first_fork_has_neither_threads_nor_files_and_
 def test_each_process_comes_back_by_itself_and_the_service_goes_on(whole: tuple[Service, subprocess.Popen[bytes]]) -> None:
     service, parent = whole
     names = {"orqo-web-1", "orqo-worker-1", "orqo-worker-2", "orqo-dispatcher"}
-    before = forks(parent.pid)
-    assert set(before) == names
+    before = wait_for(lambda: set(found := forks(parent.pid)) == names and found)
 
     for pid in before.values():
         os.kill(pid, signal.SIGKILL)
@@ -165,6 +164,9 @@ def test_a_stand_in_has_one_web_process_which_counts_what_it_refused(box: TestBo
 
 def test_only_web_has_the_sockets_that_the_parent_listens_on(whole: tuple[Service, subprocess.Popen[bytes]]) -> None:
     service, parent = whole
+    # A fork has its name before it sheds what is its parent's, and the dispatcher is the last.
+    wait_for(lambda: "orqo-dispatcher" in forks(parent.pid))
+    wait_for(lambda: not sockets_of(forks(parent.pid)["orqo-dispatcher"]) & listening_on(int(service.env["ORQO_PORT"])))
     names = {pid: name for name, pid in forks(parent.pid).items()} | {parent.pid: "parent"}
 
     found = {name for pid, name in names.items() if sockets_of(pid) & listening_on(int(service.env["ORQO_PORT"]))}

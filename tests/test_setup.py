@@ -6,13 +6,13 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 LEFT_OUT = shutil.ignore_patterns(".*", "var", "__pycache__", "tests", "bench")
@@ -189,9 +189,3 @@ def open_to_others(folder: Path) -> None:
     for parent in folder.parents:
         if parent.stat().st_uid == os.geteuid() and parent != Path(parent.root):
             parent.chmod(parent.stat().st_mode | 0o111)
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from orqo import clock, db, runs, workflows
@@ -42,7 +45,7 @@ def add(parser: argparse.ArgumentParser, _word: str) -> None:
 
 
 def _start(arguments: argparse.Namespace) -> int:
-    with opened() as box:
+    with _ended_by_ctrl_c(when=arguments.wait), opened() as box:
         _check_room(box.config)
         with box.database.transaction() as connection:
             workflow = workflows.named(connection, arguments.workflow)
@@ -59,6 +62,20 @@ def _start(arguments: argparse.Namespace) -> int:
         elif not arguments.wait:
             output.say(f"Run {run_id} of {run['workflow']} is accepted. To see it happen: {box.hint(f'run tail {run_id}')}")
     return _ended(run, as_json=arguments.json) if arguments.wait else 0
+
+
+@contextmanager
+def _ended_by_ctrl_c(*, when: bool) -> Iterator[None]:
+    """Let Ctrl-C end the process itself: nothing is left to undo, and an interrupt that comes within a destructor is lost to Python."""
+    before = signal.getsignal(signal.SIGINT)
+    if not when or before is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _check_room(config: Config) -> None:

@@ -19,17 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from ports import free_port as free_port
 
 from chaos import database
 
 ROOT = Path(__file__).resolve().parents[2]
 RETRIES = ",".join(["300ms"] * 4 + ["1s"] * 60)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass
