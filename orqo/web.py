@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import resource
 import signal
 import socket
@@ -60,7 +61,7 @@ def serve(app: WSGIApplication, config: Config, sockets: list[socket.socket] | N
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    log.info("listening host=%s port=%d", config.host, config.port)
+    log.info("listening host=%s port=%d pid=%d", config.host, config.port, os.getpid())
     server.run()
     return 0
 
@@ -198,6 +199,10 @@ class Channel(HTTPChannel):
         self.gathered.append(data)
         return len(data)
 
+    def readable(self) -> bool:
+        """Say whether bytes are wanted."""
+        return self.discarding or bool(super().readable())
+
     def handle_read(self) -> None:
         """Read; what comes after a refusal is thrown away until the client closes or `channel_timeout` has passed."""
         if not self.discarding:
@@ -216,8 +221,6 @@ class Channel(HTTPChannel):
         super().handle_write()
         if ending and not self.total_outbufs_len and self.connected:
             self.discarding = True
-            # Each look at the sockets asks each connection.
-            self.readable = _always
             try:
                 self.socket.shutdown(socket.SHUT_WR)
             except OSError:
@@ -230,10 +233,6 @@ class Channel(HTTPChannel):
         busy = self.requests or self.request is not None or self.total_outbufs_len or self.close_when_flushed
         if not busy and time.time() - self.last_activity >= QUIET_S:
             self.will_close = True
-
-
-def _always() -> bool:
-    return True
 
 
 def problem_of(code: int, reason: str, body_max_bytes: int) -> errors.Problem:
