@@ -9,6 +9,7 @@ import importlib.util
 import os
 import re
 import select
+import shutil
 import sqlite3
 import stat
 import time
@@ -331,10 +332,7 @@ def number_behind(connection: Connection, table: str, taken: int) -> None:
 
 def free_bytes(path: Path | None) -> int | None:
     """Give the free bytes of the disk that holds the SQLite file; None on PostgreSQL."""
-    if path is None:
-        return None
-    disk = os.statvfs(os.path.dirname(path) or ".")
-    return disk.f_bavail * disk.f_frsize
+    return shutil.disk_usage(path.parent).free if path else None
 
 
 def version_of(database: Database) -> int | None:
