@@ -37,6 +37,7 @@ print(json.dumps({"threads": len(os.listdir("/proc/self/task")), "files": len(os
 
 @pytest.fixture
 def whole(box: TestBox, settings: dict[str, str], tmp_path: Path) -> Iterator[tuple[Service, subprocess.Popen[bytes]]]:
+    """The whole service with one web process, and its parent."""
     with running(box, settings, tmp_path) as both:
         yield both
 
@@ -157,8 +158,11 @@ def test_of_two_web_processes_one_answers_while_the_other_is_frozen(box: TestBox
     assert answers == [201] * 10
 
 
-def test_a_stand_in_has_one_web_process_which_counts_what_it_refused(box: TestBox, settings: dict[str, str], tmp_path: Path) -> None:
+def test_a_stand_in_has_one_web_process(box: TestBox, settings: dict[str, str], tmp_path: Path) -> None:
     with running(box, settings, tmp_path, ORQO_WEB_PROCESSES="2", ORQO_SIMULATE="1") as (_, parent):
+        # It is forked last.
+        wait_for(lambda: "orqo-dispatcher" in forks(parent.pid))
+
         assert {name for name in forks(parent.pid) if "web" in name} == {"orqo-web-1"}
 
 
