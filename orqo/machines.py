@@ -1,7 +1,7 @@
 """The machines that execute runs: what each is called over restarts, and when it was last seen.
 
-Owns the table machines and the file machine.id. The folder is what has the name, not the host: whoever has ORQO_DATA has the
-run folders in it. Never decides about a run.
+Owns the table machines, of which retention forgets who was not seen for long, and the file machine.id. The folder is what has the
+name, not the host: whoever has ORQO_DATA has the run folders in it. Never decides about a run.
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ from orqo.stages.result import CannotRun
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 # A dispatcher that runs sends what is due within a second; a full one within a minute.
-OVERDUE_COUNTED = 1_000
 OVERDUE = timedelta(minutes=2)
+OVERDUE_COUNTED = 1_000
 ROOM_FACTOR = 4
 PROBE_TIMEOUT_S = 3.0
 PRIVATE = ("orqo.db", "orqo.db-wal", "orqo.db-shm", "instance.key", "redis.url")
@@ -211,8 +211,8 @@ def _deliveries(config: Config, database: Database) -> Iterator[Finding]:
     for row in paused:
         resume = hint(config, f"callback resume {row['id']}")
         yield Finding("callbacks", WARN, f"callback {row['id']} is paused: {row['pause_reason']} To let it go on: {resume}")
-    number = f"over {OVERDUE_COUNTED:,}" if overdue > OVERDUE_COUNTED else str(overdue)
     if overdue:
+        number = f"over {OVERDUE_COUNTED:,}" if overdue > OVERDUE_COUNTED else str(overdue)
         yield Finding("deliveries", WARN, f"{number} overdue: no dispatcher sends them; start the service, or look at worker's log")
     else:
         yield Finding("deliveries", OK, "none overdue")
